@@ -1,0 +1,78 @@
+"""Make an app ready to run: resolve the names in its functions' specs to content that is here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from hostd.api.services import Services
+from hostd.errors import InvalidError, NotFoundError
+from hostd.ids import AppId, Digest, FunctionId, ImageId, new_id
+from hostd.model import AppRequest, FunctionDefinition, FunctionSpec, SourceFile
+
+
+async def digests_of(services: Services, names: Iterable[str]) -> dict[str, Digest]:
+    """What the store has under these names (``sha256:…`` or ``blake3:…``); absent ones are left out."""
+    wanted = set(names)
+    found = {name: Digest(name) for name in wanted if name.startswith("blake3:")}
+    found.update(await services.store.uploads(wanted - found.keys()))
+    return {name: blob for name, blob in found.items() if services.cas.has(blob)}
+
+
+async def define_functions(
+    services: Services, app_id: AppId, request: AppRequest
+) -> list[FunctionDefinition]:
+    """Resolve every function of an app.
+
+    Raises:
+        NotFoundError: an image is not known here, or a file was not uploaded.
+        InvalidError: two functions have one name.
+    """
+    names = [spec.name for spec in request.functions]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidError(f"function {name} is defined {names.count(name)} times in app {request.name}")
+    layers: dict[tuple[SourceFile, ...], ImageId | None] = {}
+    definitions = []
+    for spec in request.functions:
+        key = tuple(spec.source)
+        if key not in layers:
+            layers[key] = await source_layer(services, key)
+        definitions.append(await _define(services, app_id, spec, layers[key]))
+    return definitions
+
+
+async def source_layer(services: Services, files: tuple[SourceFile, ...]) -> ImageId | None:
+    """The index that holds a client's files; None when there are none."""
+    if not files:
+        return None
+    blobs = await digests_of(services, [file.digest for file in files if file.digest is not None])
+    rows = []
+    for file in files:
+        if file.kind == "file" and file.digest not in blobs:
+            raise NotFoundError(
+                f"file {file.path} ({file.digest}) was not uploaded",
+                hint="PUT /api/v1/blobs/{digest} what POST /api/v1/blobs/missing names",
+            )
+        digest = blobs.get(file.digest) if file.digest is not None else None
+        rows.append((file.path, digest, file.mode, file.kind, file.target))
+    return await asyncio.to_thread(services.images.source_index, rows)
+
+
+async def _define(
+    services: Services, app_id: AppId, spec: FunctionSpec, source: ImageId | None
+) -> FunctionDefinition:
+    image = await services.store.image(spec.image_id)
+    if image is None:
+        raise NotFoundError(f"image {spec.image_id} of function {spec.name} is not known here")
+    serialized = None
+    if spec.serialized is not None:
+        serialized = (await digests_of(services, [spec.serialized])).get(spec.serialized)
+        if serialized is None:
+            raise NotFoundError(f"the serialized function {spec.name} was not uploaded")
+    elif not spec.module or not spec.qualname:
+        raise InvalidError(f"function {spec.name} names neither module and qualname nor serialized")
+    layers = (ImageId(image.id),) if source is None else (source, ImageId(image.id))
+    return FunctionDefinition(
+        id=FunctionId(new_id("fu")), app_id=app_id, spec=spec, layers=layers, serialized=serialized
+    )
