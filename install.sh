@@ -356,7 +356,9 @@ After=network-online.target
 Wants=network-online.target
 
 [Service]
-Type=exec
+# The daemon says when it answers (sd_notify).
+Type=notify
+TimeoutStartSec=120
 ExecStart=$prefix/current/bin/hostd agent
 EnvironmentFile=-$CONFIG_DIR/hostd.env
 Restart=always
