@@ -157,16 +157,16 @@ async def run_daemon(config: Config, stop: asyncio.Event, ready: Callable[[], No
                 services.scheduler.run,
             ]
             running = [tasks.create_task(_run_part(part)) for part in parts]
+            server = APIServer(services)
             try:
-                server = APIServer(services)
                 await server.start()
-                log.info("ready", socket=str(config.socket), listen=config.api.listen, fs=services.fs.mode)
+                log.info("ready", socket=str(config.socket), fs=services.fs.mode)
                 ready()
                 await stop.wait()
                 log.info("stopping")
                 await services.scheduler.drain()
-                await server.close()
             finally:
+                await server.close()
                 for task in reversed(running):
                     task.cancel()
 

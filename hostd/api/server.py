@@ -89,6 +89,8 @@ def application(services: Services) -> web.Application:
         middlewares=[answer_problems, require_token], client_max_size=JSON_BODY_BYTES_MAX
     )
     app[SERVICES] = services
+    app[stream.OPEN_STREAMS] = set()
+    app.on_shutdown.append(stream.close_streams)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, route.handler)
     return app

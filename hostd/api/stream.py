@@ -272,11 +272,24 @@ class ClientStream:
         self._outbox.message(event)
 
 
+OPEN_STREAMS: web.AppKey[set[web.WebSocketResponse]] = web.AppKey("open_streams", set)
+
+
+async def close_streams(app: web.Application) -> None:
+    """End every stream when the daemon stops; what the scheduler told them last is sent before."""
+    for socket in list(app[OPEN_STREAMS]):
+        await socket.close(message=b"the daemon stops")
+
+
 async def open_stream(request: web.Request) -> web.StreamResponse:
     """GET /api/v1/stream."""
     socket = web.WebSocketResponse(
         max_msg_size=MESSAGE_BYTES_MAX, compress=False, heartbeat=PING_S, timeout=CLOSE_TIMEOUT_S
     )
     await socket.prepare(request)
-    await ClientStream(services_of(request), socket).serve()
+    request.app[OPEN_STREAMS].add(socket)
+    try:
+        await ClientStream(services_of(request), socket).serve()
+    finally:
+        request.app[OPEN_STREAMS].discard(socket)
     return socket
