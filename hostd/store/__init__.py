@@ -1,7 +1,7 @@
 """State that survives: a log of commands and the tables they make, in one SQLite file; telemetry.
 
-``Store`` is what must not be lost (images, names, the build cache); ``history.History`` is what may
-be (calls and containers of the past). The file formats are in ``schema.py`` and DESIGN.md.
+``Store`` is what must not be lost (images, names, the build cache); ``History`` is what may be
+(calls and containers of the past). The file formats are in ``schema.py`` and DESIGN.md.
 """
 
 from hostd.store.commands import (
@@ -16,6 +16,7 @@ from hostd.store.commands import (
     UnnameImage,
     Upload,
 )
+from hostd.store.history import History, HistoryStatistics
 from hostd.store.reading import ImageRow
 from hostd.store.store import Store, StoreStatistics
 
@@ -24,6 +25,8 @@ __all__ = [
     "DeleteImage",
     "DropLayers",
     "ForgetUploads",
+    "History",
+    "HistoryStatistics",
     "ImageRow",
     "NameImage",
     "RecordImage",
