@@ -46,7 +46,8 @@ def main() -> int:
     sizes = sorted(size for size, _ in functions)
     longest, longest_module = functions[0][0], modules[0][0]
     print(
-        f"functions  {len(sizes)}, median {statistics.median(sizes):g} (wanted <= {MEDIAN_WANTED}), "
+        f"functions  {len(sizes)}, "
+        f"median {statistics.median(sizes):g} (wanted <= {MEDIAN_WANTED}), "
         f"95 % {sizes[int(len(sizes) * 0.95)]} (wanted <= {P95_WANTED}), "
         f"longest {longest} (limit {FUNCTION_LINES_MAX})"
     )

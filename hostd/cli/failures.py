@@ -1,0 +1,73 @@
+"""How failures look: ``error:`` and ``hint:`` lines on standard error, and the exit status.
+
+Expected failures carry text, hint and status (``hostd.errors``). An exception of the user's own
+code is shown with the user's own traceback. Anything else is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from hostd.cli.interrupt import Terminated
+from hostd.cli.settings import Settings
+from hostd.errors import Error
+
+CTRL_C = 130
+SIGTERM = 143
+BROKEN_PIPE = 141
+"""What a shell shows for a program that SIGPIPE ended."""
+
+
+class UserCodeError(Exception):
+    """The user's own code raised here or remotely; ``report`` prints ``text`` as it is."""
+
+    def __init__(self, text: str, exit_status: int) -> None:
+        super().__init__(text)
+        self.text = text
+        self.exit_status = exit_status
+
+
+def report(error: BaseException, settings: Settings) -> int:
+    """Say what went wrong; returns the exit status."""
+    if isinstance(error, BrokenPipeError):
+        # Nobody reads any more: whatever is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    if settings.debug and not isinstance(error, (click.exceptions.Exit, UserCodeError)):
+        sys.excepthook(type(error), error, error.__traceback__)
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return CTRL_C
+    if isinstance(error, Terminated):
+        return SIGTERM
+    if isinstance(error, UserCodeError):
+        _say(error.text.rstrip("\n"))
+        return error.exit_status
+    return _report_message(error, settings)
+
+
+def _report_message(error: BaseException, settings: Settings) -> int:
+    if isinstance(error, click.ClickException):
+        return _report_usage(error)
+    if isinstance(error, Error):
+        _say(f"error: {error.text}")
+        if error.hint and not settings.quiet:
+            _say(f"hint: {error.hint}")
+        return error.exit_status
+    _say(f"error: hostctl has a bug: {type(error).__name__}: {error}")
+    _say("hint: run it again with --debug and report the traceback")
+    return 1
+
+
+def _report_usage(error: click.ClickException) -> int:
+    message = error.format_message().rstrip(".")
+    _say(f"error: {message[:1].lower()}{message[1:]}")
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        _say(f"hint: {error.ctx.command_path} --help")
+    return error.exit_code
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
