@@ -102,7 +102,8 @@ class Disk:
 
     def _open_once(self) -> None:
         try:
-            self._db = self._connect()
+            self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            self._set_up(self._db)
             schema.migrate(self._db, identity=os.urandom(6).hex())
             self._load()
         except BaseException as error:
@@ -113,15 +114,13 @@ class Disk:
                 raise _damaged(self.path, str(error)) from error
             raise
 
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+    def _set_up(self, db: sqlite3.Connection) -> None:
         os.chmod(self.path, 0o600)
         db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA wal_autocheckpoint = 0")
         db.execute(f"PRAGMA journal_size_limit = {4 * CHECKPOINT_BYTES}")
-        return db
 
     def _load(self) -> None:
         db = self._open_db()
