@@ -1,0 +1,309 @@
+"""Images: an index, what containers start with, and a few sums, under an id made from all of it.
+
+    root/<image id>.json       the manifest; its BLAKE3 hash is the id, so damage shows
+    (CAS)                      the index is a blob like any other, and the kernel mounts that file
+
+The same tree with the same configuration is the same image on every host. A manifest is written
+after everything it refers to, so an image that is there is there with its index.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Literal, TypeVar
+
+import msgspec
+from blake3 import blake3
+
+from hostd.errors import BlobCorruptError, InvalidError, NotFoundError
+from hostd.fs.cas import CAS
+from hostd.fs.durable import storage_errors, sync_directory
+from hostd.fs.erofs import INLINE_MAX, is_file_with_blob, write_index
+from hostd.fs.index import IndexReader
+from hostd.fs.tree import Node, Tree, blob_file, directory, place, small_file, symlink
+from hostd.ids import Digest, ImageId, image_id
+from hostd.model import ImageConfig
+
+BIG_FILE_MIN: Final = 16 << 20
+"""From this size on a file is served in chunks while it arrives (4 MiB chunks)."""
+READERS_MAX: Final = 64
+"""Open indexes; each is a mapping of some MiB and the directories that were looked into."""
+TREES_MAX: Final = 4
+"""Whole trees kept in memory for the next build step, about 12 MiB each at 25,000 entries."""
+SOURCE_MTIME_NS: Final = 1_577_836_800_000_000_000
+"""2020-01-01: of files from clients. Constant, so that the same source is the same image; after
+1980, so that zip files can hold it."""
+_V = TypeVar("_V")
+_ID: Final = re.compile(r"im-[0-9a-z]{26}")
+
+SourceEntry = tuple[str, Digest | None, int, Literal["file", "dir", "symlink"], str | None]
+"""Absolute path, blob, permissions, kind, target."""
+
+
+class BigFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that is worth fetching in pieces."""
+
+    digest: str
+    size_bytes: int
+
+
+class ImageManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about an image except its index. Fields only grow, with defaults."""
+
+    index: str
+    """Digest of the EROFS file."""
+    index_bytes: int
+    entries: int
+    """Names in the tree, the root not counted."""
+    size_bytes: int
+    """Sum of the sizes of its regular files; hard links count once."""
+    blobs: int
+    """Different blobs that the index refers to."""
+    big_files: tuple[BigFile, ...] = ()
+    config: ImageConfig = ImageConfig()
+    python: str | None = None
+    """``major.minor`` of the interpreter that functions get, if the image has one."""
+
+
+class ImageStore:
+    """The images of a host. Synchronous and thread-safe."""
+
+    def __init__(self, cas: CAS, root: Path) -> None:
+        self.cas = cas
+        self.root = root
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._manifests: dict[ImageId, ImageManifest] = {}
+        self._readers: OrderedDict[ImageId, IndexReader] = OrderedDict()
+        self._trees: OrderedDict[ImageId, Tree] = OrderedDict()
+
+    def save(self, tree: Tree, config: ImageConfig, *, python: str | None = None) -> ImageId:
+        """Store an image whose blobs are stored already; it is on disk when this returns.
+
+        The tree is the store's from now on: nobody may change it.
+
+        Raises:
+            InvalidError: the tree cannot be an image.
+            StorageFullError: no space is left.
+        """
+        data = write_index(tree)
+        manifest = _manifest(tree, self.cas.put_bytes(data), len(data), config, python)
+        text = msgspec.json.encode(manifest, order="deterministic")
+        name = image_id(blake3(text).digest())
+        if not self._path(name).exists():
+            self._write(name, text)
+        with self._lock:
+            self._manifests[name] = manifest
+            _remember(self._trees, name, tree, TREES_MAX)
+        return name
+
+    def manifest(self, name: ImageId) -> ImageManifest:
+        """What an image is.
+
+        Raises:
+            NotFoundError: there is no such image.
+            BlobCorruptError: its manifest was damaged, and is in quarantine now.
+        """
+        known = self._manifests.get(name)
+        if known is None:
+            known = self._manifests[name] = self._read(name)
+        return known
+
+    def index_path(self, name: ImageId) -> Path:
+        """The EROFS file of an image, for mount(2) or :class:`IndexReader`."""
+        return self.cas.path(Digest(self.manifest(name).index))
+
+    def open_index(self, name: ImageId) -> IndexReader:
+        """A reader of the image's index, shared with other callers.
+
+        Raises:
+            NotFoundError: there is no such image.
+            BlobMissingError: its index is gone.
+            BlobCorruptError: its index is damaged, and is in quarantine now.
+        """
+        with self._lock:
+            reader = self._readers.get(name)
+            if reader is not None:
+                self._readers.move_to_end(name)
+                return reader
+        os.close(self.cas.open(Digest(self.manifest(name).index)))
+        reader = IndexReader(self.index_path(name))
+        with self._lock:
+            _remember(self._readers, name, reader, READERS_MAX)
+        return reader
+
+    def tree(self, name: ImageId) -> Tree:
+        """The whole tree of an image; the caller must not change it."""
+        with self._lock:
+            tree = self._trees.get(name)
+            if tree is not None:
+                self._trees.move_to_end(name)
+                return tree
+        tree = self.open_index(name).to_tree()
+        with self._lock:
+            _remember(self._trees, name, tree, TREES_MAX)
+        return tree
+
+    def blobs(self, name: ImageId) -> Iterator[Digest]:
+        """Every blob an image needs, its index first; for ``CAS.invalid``, prefetch, clean-up."""
+        yield Digest(self.manifest(name).index)
+        yield from self.open_index(name).digests()
+
+    def delete(self, name: ImageId) -> None:
+        """Forget an image, if it is there. Its blobs stay until ``unused`` names them."""
+        self._path(name).unlink(missing_ok=True)
+        with self._lock:
+            for cache in (self._manifests, self._readers, self._trees):
+                cache.pop(name, None)
+
+    def unused(self, keep: Iterable[Digest] = ()) -> Sequence[Digest]:
+        """Blobs that no image needs and that are not in ``keep``.
+
+        Only for a store in which nothing is being built or uploaded: what is stored and not yet
+        part of an image looks unused.
+        """
+        needed = set(keep)
+        for name in self.list():
+            needed.update(self.blobs(name))
+        return [blob for blob in self.cas if blob not in needed]
+
+    def file_node(
+        self, name: Digest, mode: int = 0o644, *, mtime_ns: int, uid: int = 0, gid: int = 0
+    ) -> Node:
+        """The node of a regular file whose content is a stored blob; small ones are read inline.
+
+        Raises:
+            BlobMissingError: the blob is not here.
+            BlobCorruptError: the blob was damaged.
+        """
+        size = self.cas.size(name)
+        if size <= INLINE_MAX:
+            return small_file(self.cas.read(name), mode, mtime_ns=mtime_ns, uid=uid, gid=gid)
+        return blob_file(name, size, mode, mtime_ns=mtime_ns, uid=uid, gid=gid)
+
+    def source_index(self, files: Sequence[SourceEntry], *, base: ImageId | None = None) -> ImageId:
+        """An image with these files only, for an overlay's upper layers on top of an image.
+
+        Args:
+            files: in any order; directories on the way need not be listed.
+            base: the image below. Links in its directories are followed, and directories that it
+                has keep their attributes; without it they become 0755 and root's, which
+                would hide, say, the permissions of ``/tmp``.
+
+        Raises:
+            BlobMissingError, BlobCorruptError: a file's blob.
+            InvalidError: a path is not absolute, or leads through a file.
+        """
+        below = Tree() if base is None else self.tree(base)
+        root = directory(implicit=True)
+        for path, digest, mode, kind, target in files:
+            if not path.startswith("/"):
+                raise InvalidError(f"path {path!r} of a source file is not absolute")
+            above, _, last = os.fsencode(path).rstrip(b"/").rpartition(b"/")
+            at = below.resolve(above or b"/").rstrip(b"/") + b"/" + last
+            place(root, at, self._source_node(digest, mode, kind, target))
+        return self.save(Tree(_settled(root, below.root)), ImageConfig())
+
+    def _source_node(self, digest: Digest | None, mode: int, kind: str, target: str | None) -> Node:
+        if kind == "dir":
+            return directory(mode, mtime_ns=SOURCE_MTIME_NS)
+        if kind == "symlink":
+            return symlink(os.fsencode(target or ""), mtime_ns=SOURCE_MTIME_NS)
+        if digest is None:
+            raise InvalidError("a source file has no digest")
+        return self.file_node(digest, mode, mtime_ns=SOURCE_MTIME_NS)
+
+    def list(self) -> Sequence[ImageId]:
+        """The ids of all images, sorted."""
+        return sorted(
+            ImageId(path.stem) for path in self.root.glob("im-*.json") if _ID.fullmatch(path.stem)
+        )
+
+    def _path(self, name: ImageId) -> Path:
+        if _ID.fullmatch(name) is None:
+            raise NotFoundError(f"image {name!r} is not an id of an image")
+        return self.root / f"{name}.json"
+
+    def _write(self, name: ImageId, text: bytes) -> None:
+        temporary = self.cas.scratch_name()
+        with storage_errors():
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(fd, text)
+                os.fdatasync(fd)
+                os.rename(temporary, self._path(name))
+            except OSError:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
+                raise
+            finally:
+                os.close(fd)
+            sync_directory(str(self.root))
+
+    def _read(self, name: ImageId) -> ImageManifest:
+        path = self._path(name)
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            raise NotFoundError(f"image {name} is not on this host") from None
+        if image_id(blake3(text).digest()) != name:
+            path.replace(self.root / f"{name}.damaged")
+            raise BlobCorruptError(
+                f"the manifest of image {name} is not what its id says; it is set aside",
+                hint="build the image again",
+            )
+        return msgspec.json.decode(text, type=ImageManifest)
+
+
+def _remember(cache: OrderedDict[ImageId, _V], name: ImageId, value: _V, limit: int) -> None:
+    cache[name] = value
+    cache.move_to_end(name)
+    while len(cache) > limit:
+        cache.popitem(last=False)
+
+
+def _manifest(
+    tree: Tree, index: Digest, index_bytes: int, config: ImageConfig, python: str | None
+) -> ImageManifest:
+    files: dict[int, Node] = {}
+    entries = -1
+    for _, node in tree.walk():
+        entries += 1
+        if stat.S_ISREG(node.mode):
+            files[id(node)] = node
+    sizes = {
+        node.digest: node.size for node in files.values() if node.digest and is_file_with_blob(node)
+    }
+    big = sorted((digest, size) for digest, size in sizes.items() if size >= BIG_FILE_MIN)
+    return ImageManifest(
+        index=index,
+        index_bytes=index_bytes,
+        entries=entries,
+        size_bytes=sum(node.size for node in files.values()),
+        blobs=len(sizes),
+        big_files=tuple(BigFile(digest=digest, size_bytes=size) for digest, size in big),
+        config=config,
+        python=python,
+    )
+
+
+def _settled(node: Node, below: Node | None) -> Node:
+    """A layer's directory as an image has it: implicit ones look like what they cover."""
+    children = {
+        name: _settled(child, below.children.get(name) if below is not None else None)
+        if child.is_dir
+        else child
+        for name, child in node.children.items()
+    }
+    if not node.implicit:
+        return node.replace(children=children)
+    if below is not None and below.is_dir:
+        return below.replace(children=children)
+    return node.replace(children=children, implicit=False, mtime_ns=SOURCE_MTIME_NS)
