@@ -1,10 +1,10 @@
 """Content, images and how containers see them.
 
-Two halves, described in DESIGN.md. The store: blobs (``CAS``), trees, their indexes (EROFS files) and
-images. The service: ``FileSystem`` mounts images and gives each container a root, and a process of
-its own (``server.py``) fetches what is not local yet.
+Two halves, described in DESIGN.md. The store: blobs (``CAS``), trees, their indexes (EROFS files)
+and images. The service: ``FileSystem`` mounts images and gives each container a root, and a process
+of its own (``server.py``) fetches what is not local yet.
 
-Names are loaded on first use: the FUSE process imports one half of this package and must start fast.
+Names are loaded on first use: the FUSE process needs a part of this package and must start fast.
 """
 
 from __future__ import annotations

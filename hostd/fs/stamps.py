@@ -2,8 +2,8 @@
 
 A stamp is (inode number, size, mtime, ctime) of the blob's file. Nobody can write to a file, or
 replace it, without a change of its ctime or inode, so an equal stamp means: the bytes are those
-that were hashed. (A medium that rots on its own leaves the stamp as it is; ``CAS.read`` and the first
-``CAS.open`` of a process hash regardless.)
+that were hashed. (A medium that rots on its own leaves the stamp as it is; ``CAS.read`` and the
+first ``CAS.open`` of a process hash regardless.)
 
 Stamps are kept in a file of 64-byte records (32 digest, 4 x 8 stamp), appended, last one wins. It
 is safe to lose, to cut anywhere and to write from several processes: a record that does not fit
