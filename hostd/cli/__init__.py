@@ -15,17 +15,17 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "build": ("build", "Build an image from a Python file or a Dockerfile.", "Run"),
     "shell": ("shell", "Open a shell in an image or in a function's environment.", "Run"),
     "exec": ("execute", "Run a command in a running container.", "Run"),
-    "stop": ("stop", "Stop an app or a container, or cancel a call.", "Run"),
+    "stop": ("stop", "Stop apps and containers, cancel calls.", "Run"),
     "status": ("status", "Show whether the host is healthy, in one screen.", "Look"),
     "ps": ("ps", "List the containers that run now.", "Look"),
     "logs": ("logs", "Show or follow logs of an app, call, container or build.", "Look"),
-    "explain": ("explain", "Say why a call is waiting, slow or failed.", "Look"),
+    "explain": ("explain", "Say why something is waiting, slow or failed.", "Look"),
     "app": ("app", "Look at apps and stop them.", "Things"),
     "calls": ("calls", "Look at function calls and cancel them.", "Things"),
     "image": ("image", "Look at images and delete them.", "Things"),
     "doctor": ("doctor", "Check this machine and the host; say how to fix what is wrong.", "Tools"),
-    "completion": ("completion", "Print shell completion for bash, zsh or fish.", "Tools"),
-    "version": ("version", "Print the version.", "Tools"),
+    "completion": ("completion", "Print shell completion.", "Tools"),
+    "version": ("version", "Print the version of hostctl.", "Tools"),
 }
 
 ALIASES = {"why": "explain", "apps": "app", "call": "calls", "images": "image"}

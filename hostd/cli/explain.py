@@ -17,9 +17,10 @@ from hostd.cli.waterfall import waterfall
 @click.argument("id")
 @click.pass_obj
 def command(settings: Settings, id: str) -> None:
-    """Say in one sentence why a call, container, app or function is waiting, slow or failed.
+    """Say why something is waiting, slow or failed.
 
-    For calls the waterfall follows: every phase, how long it took, and their sum, the wall time.
+    One sentence with figures, then what it rests on. For calls the waterfall follows: every phase,
+    how long it took, and their sum, the wall time.
     """
     explanation = settings.request("GET", f"/api/v1/explain/{quote(id, safe='')}")
     if settings.output in ("json", "jsonl"):

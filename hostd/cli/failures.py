@@ -32,11 +32,15 @@ class UserCodeError(Exception):
 
 def report(error: BaseException, settings: Settings) -> int:
     """Say what went wrong; returns the exit status."""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, SystemExit):
+        return _exit_status(error)
     if isinstance(error, BrokenPipeError):
         # Nobody reads any more: whatever is still buffered must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    if settings.debug and not isinstance(error, (click.exceptions.Exit, UserCodeError)):
+    if settings.debug and not isinstance(error, UserCodeError):
         sys.excepthook(type(error), error, error.__traceback__)
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return CTRL_C
@@ -46,6 +50,14 @@ def report(error: BaseException, settings: Settings) -> int:
         _say(error.text.rstrip("\n"))
         return error.exit_status
     return _report_message(error, settings)
+
+
+def _exit_status(error: SystemExit) -> int:
+    """What ``sys.exit`` of a user's entrypoint means, as the interpreter does it."""
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    _say(str(error.code))
+    return 1
 
 
 def _report_message(error: BaseException, settings: Settings) -> int:
@@ -62,6 +74,9 @@ def _report_message(error: BaseException, settings: Settings) -> int:
 
 
 def _report_usage(error: click.ClickException) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2 and later: its text is the help
+        _say(error.format_message())
+        return error.exit_code
     message = error.format_message().rstrip(".")
     _say(f"error: {message[:1].lower()}{message[1:]}")
     if isinstance(error, click.UsageError) and error.ctx is not None:

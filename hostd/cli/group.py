@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -18,6 +17,9 @@ from hostd.cli.interrupt import end_on_signals
 from hostd.cli.settings import Settings, global_options
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+COMPLETE = "_HOSTCTL_COMPLETE"
+"""Set by the shell's completion script: click then prints candidates and exits."""
+GLOBAL_OPTIONS_NOTE = "Takes the options of hostctl --help as well."
 SYNONYMS = {"ls": "list", "rm": "delete", "inspect": "show"}
 
 
@@ -26,6 +28,7 @@ class Command(click.Command):
 
     def __init__(self, *arguments: Any, **attributes: Any) -> None:
         attributes["context_settings"] = {**CONTEXT, **(attributes.get("context_settings") or {})}
+        attributes.setdefault("epilog", GLOBAL_OPTIONS_NOTE)
         super().__init__(*arguments, **attributes)
         self.params += global_options(hidden=True)
 
@@ -80,6 +83,8 @@ class Hostctl(CommandGroup):
 def _refuse_unknown(group: click.Group, context: click.Context, name: str) -> None:
     if name.startswith("-") or group.get_command(context, name) is not None:
         return
+    import difflib  # 10 ms that only a wrong name needs
+
     near = difflib.get_close_matches(name, group.list_commands(context), n=1)
     advice = f"; did you mean {near[0]}?" if near else ""
     raise click.UsageError(f"{name!r} is not a command{advice}", ctx=context)
@@ -117,14 +122,13 @@ def hostctl() -> Hostctl:
 def run_command_line(arguments: Sequence[str]) -> int:
     """Run one command line; a failure becomes a message on standard error and an exit status."""
     settings = Settings(debug=bool(os.environ.get("HOSTD_DEBUG")))
+    root, words = hostctl(), list(arguments)
+    if COMPLETE in os.environ:
+        root.main(words, prog_name=root.name, complete_var=COMPLETE)
     try:
-        with end_on_signals():
-            status = hostctl().main(
-                list(arguments), prog_name="hostctl", standalone_mode=False, obj=settings
-            )
+        with end_on_signals(), root.make_context(root.name, words, obj=settings) as context:
+            status = root.invoke(context)
             sys.stdout.flush()
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(bool(end.code))
-    except BaseException as error:  # noqa: BLE001 - the root of the program: it says all and decides the status
+    except BaseException as error:  # noqa: BLE001 - the root of the program decides its status
         return report(error, settings)
     return status if isinstance(status, int) else 0

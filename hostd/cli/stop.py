@@ -17,7 +17,10 @@ from hostd.cli.settings import Settings
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @click.pass_obj
 def command(settings: Settings, ids: tuple[str, ...]) -> None:
-    """Stop an app (by id or name) or a container, or cancel a call."""
+    """Stop apps and containers, cancel calls.
+
+    Apps go by id or name; a container's input is run again elsewhere.
+    """
     for ref in ids:
         if ref.startswith("ct-"):
             path = f"/api/v1/containers/{quote(ref, safe='')}/stop"

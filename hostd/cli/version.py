@@ -13,6 +13,9 @@ from hostd.cli.settings import Settings
 @click.command(cls=Command)
 @click.pass_obj
 def command(settings: Settings) -> None:
-    """Print the version of hostctl; hostctl status has the daemon's."""
+    """Print the version of hostctl.
+
+    hostctl status has the daemon's.
+    """
     record = {"id": __version__, "version": __version__}
     print_record(settings, record, [("hostctl", __version__)])
