@@ -198,7 +198,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         if variable not in by_variable:
             raise ConfigError(
-                f"environment variable {variable} is not a setting", hint=_nearest(variable, by_variable)
+                f"environment variable {variable} is not a setting",
+                hint=_nearest(variable, by_variable),
             )
         found[by_variable[variable]] = text
     return found
@@ -226,7 +227,9 @@ def _build(values: Mapping[str, tuple[Any, str]]) -> Config:
 
 
 def _convert(key: str, value: Any, wanted: Any, source: str) -> Any:
-    problem = ConfigError(f"{source}: {key} is {value!r}, expected {getattr(wanted, '__name__', 'a table')}")
+    problem = ConfigError(
+        f"{source}: {key} is {value!r}, expected {getattr(wanted, '__name__', 'a table')}"
+    )
     if wanted is Path and isinstance(value, str | Path):
         return Path(value)
     if wanted is bool:
@@ -262,18 +265,45 @@ def _check(config: Config) -> None:
         if not ok:
             raise ConfigError(text)
 
-    need(config.fs.mode in ("erofs", "fuse", "auto"), f"fs.mode is {config.fs.mode!r}, expected erofs, fuse or auto")
+    need(
+        config.fs.mode in ("erofs", "fuse", "auto"),
+        f"fs.mode is {config.fs.mode!r}, expected erofs, fuse or auto",
+    )
     need(
         config.log_level in ("debug", "info", "warning", "error"),
         f"log_level is {config.log_level!r}, expected debug, info, warning or error",
     )
-    need(0 < config.fs.fetch_timeout_s <= 60, f"fs.fetch_timeout_s is {config.fs.fetch_timeout_s}, expected 0 < x <= 60")
-    need(config.runtime.stop_grace_s >= 0, f"runtime.stop_grace_s is {config.runtime.stop_grace_s}, expected >= 0")
-    need(1 <= config.build.parallel <= 64, f"build.parallel is {config.build.parallel}, expected 1 to 64")
-    need(1 <= config.limits.containers_max <= 10_000, f"limits.containers_max is {config.limits.containers_max}, expected 1 to 10000")
-    need(config.data_dir.is_absolute(), f"data_dir is {str(config.data_dir)!r}, expected an absolute path")
-    need(config.run_dir.is_absolute(), f"run_dir is {str(config.run_dir)!r}, expected an absolute path")
-    need(len(str(config.run_dir)) <= 60, f"run_dir is {len(str(config.run_dir))} characters long, at most 60 fit a socket name")
+    need(
+        0 < config.fs.fetch_timeout_s <= 60,
+        f"fs.fetch_timeout_s is {config.fs.fetch_timeout_s}, expected 0 < x <= 60",
+    )
+    need(
+        config.runtime.stop_grace_s >= 0,
+        f"runtime.stop_grace_s is {config.runtime.stop_grace_s}, expected >= 0",
+    )
+    need(
+        1 <= config.build.parallel <= 64,
+        f"build.parallel is {config.build.parallel}, expected 1 to 64",
+    )
+    need(
+        1 <= config.limits.containers_max <= 10_000,
+        f"limits.containers_max is {config.limits.containers_max}, expected 1 to 10000",
+    )
+    need(
+        config.data_dir.is_absolute(),
+        f"data_dir is {str(config.data_dir)!r}, expected an absolute path",
+    )
+    need(
+        config.run_dir.is_absolute(),
+        f"run_dir is {str(config.run_dir)!r}, expected an absolute path",
+    )
+    need(
+        len(str(config.run_dir)) <= 60,
+        f"run_dir is {len(str(config.run_dir))} characters long, at most 60 fit a socket name",
+    )
     if config.api.listen:
         host, _, port = config.api.listen.rpartition(":")
-        need(bool(host) and port.isdigit() and int(port) < 65_536, f"api.listen is {config.api.listen!r}, expected host:port")
+        need(
+            bool(host) and port.isdigit() and int(port) < 65_536,
+            f"api.listen is {config.api.listen!r}, expected host:port",
+        )

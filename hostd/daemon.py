@@ -96,7 +96,7 @@ async def build_services(config: Config, clock: Clock, stack: AsyncExitStack) ->
         stack.callback(os.close, lock_directory(path))
     store = await Store.open(data / "state.db", clock=clock)
     stack.push_async_callback(store.close)
-    history = History(data / "history.db")
+    history = History(data / "history.db", clock=clock)
     stack.callback(history.close)
     cas = CAS(data / "cas")
     images = ImageStore(cas, data / "images")

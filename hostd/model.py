@@ -165,7 +165,20 @@ class Dockerfile(Record, tag_field="op", tag="dockerfile"):
     build_args: dict[str, str] = {}
 
 
-Step = From | Run | Copy | Env | Workdir | User | Entrypoint | Cmd | Label | Expose | Shell | Dockerfile
+Step = (
+    From
+    | Run
+    | Copy
+    | Env
+    | Workdir
+    | User
+    | Entrypoint
+    | Cmd
+    | Label
+    | Expose
+    | Shell
+    | Dockerfile
+)
 
 
 class Recipe(Record):
@@ -317,7 +330,9 @@ class ContainerInfo(Reply):
     app_id: str
     app: str
     image_id: str
-    state: Literal["pulling", "creating", "starting", "warming", "idle", "busy", "stopping", "exited"]
+    state: Literal[
+        "pulling", "creating", "starting", "warming", "idle", "busy", "stopping", "exited"
+    ]
     started_at_us: int
     inputs_done: int
     pid: int | None = None
@@ -329,8 +344,22 @@ class ContainerInfo(Reply):
 
 
 PHASES = (
-    "queue", "place", "cloud_launch", "image_index", "mount", "overlay", "runc_create", "boot",
-    "connect", "fetch_code", "import", "enter", "input_load", "run", "output_store", "deliver",
+    "queue",
+    "place",
+    "cloud_launch",
+    "image_index",
+    "mount",
+    "overlay",
+    "runc_create",
+    "boot",
+    "connect",
+    "fetch_code",
+    "import",
+    "enter",
+    "input_load",
+    "run",
+    "output_store",
+    "deliver",
 )
 """The spans of a call's waterfall, in order; absent ones are 0; their sum is the wall time."""
 

@@ -15,7 +15,7 @@ from hostd.api.services import services_of
 from hostd.errors import BlobCorruptError, BlobMissingError, InvalidError
 from hostd.ids import Digest, is_digest
 from hostd.model import BlobReply, MissingReply, MissingRequest
-from hostd.store import RecordUploads
+from hostd.store import RecordUploads, Upload
 
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
 READ_BYTES = 1 << 20
@@ -42,11 +42,12 @@ async def put_blob(request: web.Request) -> web.Response:
             size += len(chunk)
             await asyncio.to_thread(writer.write, chunk)
         if f"sha256:{sha256.hexdigest()}" != name:
-            raise BlobCorruptError(f"upload {name} has {size} bytes that hash to sha256:{sha256.hexdigest()}")
+            raise BlobCorruptError(
+                f"upload {name} has {size} bytes that hash to sha256:{sha256.hexdigest()}"
+            )
         digest = await asyncio.to_thread(writer.commit)
-    await services.store.propose(
-        RecordUploads(pairs=[(name, digest)], at_us=services.clock.wall_us())
-    )
+    upload = Upload(name, digest, size)
+    await services.store.propose(RecordUploads(uploads=(upload,), at_us=services.clock.wall_us()))
     return reply(BlobReply(digest=digest, size_bytes=size))
 
 

@@ -9,20 +9,18 @@ from aiohttp import web
 from hostd.api.routes import reply, reply_list
 from hostd.api.services import Services, services_of
 from hostd.errors import ConflictError, NotFoundError
-from hostd.ids import ImageId
 from hostd.model import ImageInfo
 from hostd.store import DeleteImage, ImageRow
 
 
-def _info(services: Services, row: ImageRow) -> ImageInfo:
-    manifest = services.images.manifest(ImageId(row.id))
+def _info(row: ImageRow) -> ImageInfo:
     return ImageInfo(
         id=row.id,
         names=list(row.names),
-        entries=manifest.entries,
-        size_bytes=manifest.size_bytes,
+        entries=row.entries,
+        size_bytes=row.size_bytes,
         created_at_us=row.created_at_us,
-        config=manifest.config,
+        config=row.config,
         history=list(row.history),
     )
 
@@ -37,13 +35,13 @@ async def _row(services: Services, ref: str) -> ImageRow:
 async def list_images(request: web.Request) -> web.Response:
     """GET /api/v1/images."""
     services = services_of(request)
-    return reply_list([_info(services, row) for row in await services.store.images()])
+    return reply_list([_info(row) for row in await services.store.images()])
 
 
 async def show_image(request: web.Request) -> web.Response:
     """GET /api/v1/images/{ref}."""
     services = services_of(request)
-    return reply(_info(services, await _row(services, request.match_info["ref"])))
+    return reply(_info(await _row(services, request.match_info["ref"])))
 
 
 async def delete_image(request: web.Request) -> web.Response:
@@ -59,8 +57,8 @@ async def delete_image(request: web.Request) -> web.Response:
         raise ConflictError(
             f"image {row.id} is used by app {users[0]}", hint="stop the app first: hostctl app stop"
         )
-    info = _info(services, row)
     at_us = services.clock.wall_us()
-    await services.store.propose(DeleteImage(image_id=ImageId(row.id), at_us=at_us))
-    await asyncio.to_thread(services.images.delete, ImageId(row.id))
-    return reply(info)
+    await services.store.propose(DeleteImage(image_id=row.id, at_us=at_us))
+    await services.fs.forget_image(row.id)
+    await asyncio.to_thread(services.images.delete, row.id)
+    return reply(_info(row))

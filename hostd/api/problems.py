@@ -41,7 +41,9 @@ def problem_of(error: BaseException) -> Error:
     if isinstance(error, Error):
         return error
     if isinstance(error, msgspec.ValidationError | msgspec.DecodeError):
-        return InvalidError(f"request: {error}", hint="GET /api/v1/openapi.json describes every request")
+        return InvalidError(
+            f"request: {error}", hint="GET /api/v1/openapi.json describes every request"
+        )
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return PayloadTooLargeError("the request body is larger than this route accepts")
     trace_id = new_id("ev")

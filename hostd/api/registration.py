@@ -31,21 +31,38 @@ async def define_functions(
     names = [spec.name for spec in request.functions]
     for name in names:
         if names.count(name) > 1:
-            raise InvalidError(f"function {name} is defined {names.count(name)} times in app {request.name}")
-    layers: dict[tuple[SourceFile, ...], ImageId | None] = {}
+            raise InvalidError(
+                f"function {name} is defined {names.count(name)} times in app {request.name}"
+            )
+    layers: dict[tuple[ImageId, tuple[SourceFile, ...]], tuple[ImageId, ...]] = {}
     definitions = []
     for spec in request.functions:
-        key = tuple(spec.source)
+        image = await known_image(services, spec.image_id)
+        key = (image, tuple(spec.source))
         if key not in layers:
-            layers[key] = await source_layer(services, key)
+            layers[key] = await layers_of(services, image, tuple(spec.source))
         definitions.append(await _define(services, app_id, spec, layers[key]))
     return definitions
 
 
-async def source_layer(services: Services, files: tuple[SourceFile, ...]) -> ImageId | None:
-    """The index that holds a client's files; None when there are none."""
+async def known_image(services: Services, ref: str) -> ImageId:
+    """The image that an id, an id's beginning or a name means.
+
+    Raises:
+        NotFoundError: no image of this host.
+    """
+    row = await services.store.image(ref)
+    if row is None:
+        raise NotFoundError(f"image {ref} is not known here", hint="hostctl image list shows all")
+    return ImageId(row.id)
+
+
+async def layers_of(
+    services: Services, image: ImageId, files: tuple[SourceFile, ...]
+) -> tuple[ImageId, ...]:
+    """The layers of a root file system, top first: an index of the client's files, then the image."""
     if not files:
-        return None
+        return (image,)
     blobs = await digests_of(services, [file.digest for file in files if file.digest is not None])
     rows = []
     for file in files:
@@ -56,15 +73,12 @@ async def source_layer(services: Services, files: tuple[SourceFile, ...]) -> Ima
             )
         digest = blobs.get(file.digest) if file.digest is not None else None
         rows.append((file.path, digest, file.mode, file.kind, file.target))
-    return await asyncio.to_thread(services.images.source_index, rows)
+    return (await asyncio.to_thread(services.images.source_index, rows, base=image), image)
 
 
 async def _define(
-    services: Services, app_id: AppId, spec: FunctionSpec, source: ImageId | None
+    services: Services, app_id: AppId, spec: FunctionSpec, layers: tuple[ImageId, ...]
 ) -> FunctionDefinition:
-    image = await services.store.image(spec.image_id)
-    if image is None:
-        raise NotFoundError(f"image {spec.image_id} of function {spec.name} is not known here")
     serialized = None
     if spec.serialized is not None:
         serialized = (await digests_of(services, [spec.serialized])).get(spec.serialized)
@@ -72,7 +86,6 @@ async def _define(
             raise NotFoundError(f"the serialized function {spec.name} was not uploaded")
     elif not spec.module or not spec.qualname:
         raise InvalidError(f"function {spec.name} names neither module and qualname nor serialized")
-    layers = (ImageId(image.id),) if source is None else (source, ImageId(image.id))
     return FunctionDefinition(
         id=FunctionId(new_id("fu")), app_id=app_id, spec=spec, layers=layers, serialized=serialized
     )
