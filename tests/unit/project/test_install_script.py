@@ -118,9 +118,7 @@ def test_no_registry_is_named():
     assert "index-url" not in TEXT
 
 
-@pytest.mark.parametrize(
-    "script", ["install.sh", *(f"scripts/{p.name}" for p in ROOT.glob("scripts/*.sh"))]
-)
+@pytest.mark.parametrize("script", [SCRIPT, *ROOT.glob("scripts/*.sh")], ids=lambda p: p.name)
 def test_shell_scripts_parse_and_are_strict(script):
     text = script.read_text()
     assert text.startswith("#!/bin/sh\n")
@@ -139,5 +137,5 @@ def test_makefile_lists_its_targets():
         env={**os.environ, "MAKEFLAGS": ""},
     )
     named = {line.split()[0] for line in done.stdout.splitlines()}
-    assert named >= set("setup demo test test-fast test-root test-cluster bench".split())
-    assert named >= set("fmt lint type house check clean".split())
+    assert named >= {"setup", "demo", "test", "test-fast", "test-root", "test-cluster", "bench"}
+    assert named >= {"fmt", "lint", "type", "house", "check", "clean"}
