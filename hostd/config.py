@@ -183,8 +183,22 @@ def _from_file(path: Path | None) -> dict[str, Any]:
 
 # Variables of the same prefix that belong to the client, to install.sh and to tests.
 _FOREIGN = frozenset(
-    "HOSTD_URL HOSTD_TOKEN HOSTD_TOKEN_FILE HOSTD_CONTEXT HOSTD_CONFIG HOSTD_NAMESPACE HOSTD_LOCAL HOSTD_DEBUG "
-    "HOSTD_SOCKET HOSTD_VERSION HOSTD_BASE_URL HOSTD_BUNDLE HOSTD_SKIP_START HOSTD_SKIP_DOCTOR".split()
+    [
+        "HOSTD_URL",
+        "HOSTD_TOKEN",
+        "HOSTD_TOKEN_FILE",
+        "HOSTD_CONTEXT",
+        "HOSTD_CONFIG",
+        "HOSTD_NAMESPACE",
+        "HOSTD_LOCAL",
+        "HOSTD_DEBUG",
+        "HOSTD_SOCKET",
+        "HOSTD_VERSION",
+        "HOSTD_BASE_URL",
+        "HOSTD_BUNDLE",
+        "HOSTD_SKIP_START",
+        "HOSTD_SKIP_DOCTOR",
+    ]
 )
 
 

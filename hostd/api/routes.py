@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +17,7 @@ JSON_BODY_BYTES_MAX = 64 * 2**20
 """A recipe may list every file of a large build context."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Route:
     """One operation of the API."""
 
@@ -25,6 +25,7 @@ class Route:
     path: str
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     summary: str
+    _: KW_ONLY
     request: type | None = None
     reply: type | None = None
     """None: no JSON document (a stream, raw bytes or a WebSocket); ``media`` says what."""
@@ -48,7 +49,7 @@ def reply_list(records: list[Any]) -> web.Response:
 
 
 async def body_of(request: web.Request, record: type[R]) -> R:
-    """The request's body as a record; wrong types and unknown fields are refused with their place."""
+    """The request's body as a record; what does not fit is refused with its place."""
     return msgspec.json.decode(await request.read(), type=record)
 
 
