@@ -1,7 +1,7 @@
 """Configuration of a host: flag > environment (``HOSTD_…``) > ``/etc/hostd/hostd.toml`` > default.
 
-No file is needed. Settings, in TOML sections (the environment variable is ``HOSTD_`` and the dotted
-name in upper case with ``_``; the flag is ``--`` and the dotted name with ``-``):
+No file is needed. Settings, in TOML sections (the environment variable is ``HOSTD_`` and the
+dotted name in upper case with ``_``; the flag is ``--`` and the dotted name with ``-``):
 
     data_dir = "/var/lib/hostd"     what must survive: blobs, images, state, logs
     run_dir = "/run/hostd"          sockets, mounts, bundles; may vanish at a reboot
@@ -13,7 +13,7 @@ name in upper case with ``_``; the flag is ``--`` and the dotted name with ``-``
     [fs]
     mode = "auto"                   erofs | fuse | auto: how images are served
     fetch_timeout_s = 20.0          a missing blob becomes EIO after this time
-    source_dir = ""                 a directory with another host's blobs (ab/cdef…), asked for missing ones
+    source_dir = ""                 directory with another host's blobs (ab/cdef…), asked for missing ones
 
     [runtime]
     oci = "runc"                    runc | crun | a path: the OCI runtime
@@ -183,22 +183,11 @@ def _from_file(path: Path | None) -> dict[str, Any]:
 
 # Variables of the same prefix that belong to the client, to install.sh and to tests.
 _FOREIGN = frozenset(
-    [
-        "HOSTD_URL",
-        "HOSTD_TOKEN",
-        "HOSTD_TOKEN_FILE",
-        "HOSTD_CONTEXT",
-        "HOSTD_CONFIG",
-        "HOSTD_NAMESPACE",
-        "HOSTD_LOCAL",
-        "HOSTD_DEBUG",
-        "HOSTD_SOCKET",
-        "HOSTD_VERSION",
-        "HOSTD_BASE_URL",
-        "HOSTD_BUNDLE",
-        "HOSTD_SKIP_START",
-        "HOSTD_SKIP_DOCTOR",
-    ]
+    f"HOSTD_{name}"
+    for name in (
+        "URL TOKEN TOKEN_FILE CONTEXT CONFIG NAMESPACE LOCAL DEBUG SOCKET "
+        "VERSION BASE_URL BUNDLE SKIP_START SKIP_DOCTOR"
+    ).split()
 )
 
 

@@ -1,8 +1,9 @@
 """The daemon: builds the parts of a host, wires them, runs them, and takes them down in order.
 
-Nothing imports this module. Start order: lock, state, what an earlier daemon left (containers first,
-then mounts), file system, API. A second daemon on the same data or run directory is refused. SIGTERM
-and SIGINT stop it cleanly: open calls end with ``daemon_stopped``, containers stop, mounts go.
+Nothing imports this module. Start order: lock, state, what an earlier daemon left (containers
+first, then mounts), file system, API. A second daemon on the same data or run directory is refused.
+SIGTERM and SIGINT stop it cleanly: open calls end with ``daemon_stopped``, containers stop, mounts
+go.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class BlobReply(Reply):
 
 
 class From(Record, tag_field="op", tag="from"):
-    """Start from an image: ``debian:bookworm-slim``, ``debian_slim``, ``scratch``, a name or an id."""
+    """Start from ``debian:bookworm-slim``, ``debian_slim``, ``scratch``, an image's name or id."""
 
     image: Annotated[str, Meta(min_length=1, max_length=512)]
     python_version: str | None = None
@@ -200,7 +200,7 @@ class BuildRequest(Record):
 class BuildEvent(Reply):
     """One line of a build's log.
 
-    kinds: ``step`` (a step begins: text is the instruction), ``cached`` (a step was cached), ``line``
+    kinds: ``step`` (a step begins: text is the instruction), ``cached`` (it was cached), ``line``
     (output of the step), ``step_done``, ``done`` (image_id is set), ``failed`` (problem is set).
     """
 
@@ -495,9 +495,9 @@ class InputTimings:
 
 
 # --- the client stream (WebSocket, GET /api/v1/stream) --------------------------------------------
-# One binary message = 4 bytes big-endian length of the header | header (JSON) | body. The body is the
-# concatenation of the payloads whose sizes the header lists. Payloads are opaque: pickles made by the
-# client and opened in the container, and the other way round.
+# One binary message = 4 bytes big-endian length of the header | header (JSON) | body. The body is
+# the concatenation of the payloads whose sizes the header lists. Payloads are opaque: pickles made
+# by the client and opened in the container, and the other way round.
 
 
 class Attach(Record, tag_field="t", tag="attach"):
@@ -539,8 +539,8 @@ class Ping(Record, tag_field="t", tag="ping"):
 ClientMessage = Attach | CallOpen | Inputs | Cancel | Ping
 
 OutputStatus = Literal["ok", "raised", "failed", "yield", "end"]
-"""ok, yield: one pickled value. raised: type name, message, traceback text (all UTF-8) and a pickled
-dict of the exception (may be empty). failed: a problem document in JSON. end: a generator finished."""
+"""ok, yield: one pickled value. raised: type name, message, traceback text (all UTF-8), a pickled dict
+of the exception (may be empty). failed: a problem document in JSON. end: a generator finished."""
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True):

@@ -42,9 +42,7 @@ async def put_blob(request: web.Request) -> web.Response:
             size += len(chunk)
             await asyncio.to_thread(writer.write, chunk)
         if f"sha256:{sha256.hexdigest()}" != name:
-            raise BlobCorruptError(
-                f"upload {name} has {size} bytes that hash to sha256:{sha256.hexdigest()}"
-            )
+            raise BlobCorruptError(f"upload {name} is {size} bytes that hash to something else")
         digest = await asyncio.to_thread(writer.commit)
     upload = Upload(name, digest, size)
     await services.store.propose(RecordUploads(uploads=(upload,), at_us=services.clock.wall_us()))

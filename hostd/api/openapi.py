@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, generated from the route table and the records that validate requests."""
+"""The OpenAPI 3.1 document, from the route table and the records that validate requests."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
 
 @web.middleware
 async def require_token(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let in who comes by the unix socket, or presents the token: a port is open to every local user."""
+    """Let in who comes by the unix socket, or presents the token: all users reach a port."""
     transport = request.transport
     peer = transport.get_extra_info("socket") if transport is not None else None
     if request.path == "/healthz" or (peer is not None and peer.family == socket.AF_UNIX):

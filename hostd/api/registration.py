@@ -12,7 +12,7 @@ from hostd.model import AppRequest, FunctionDefinition, FunctionSpec, SourceFile
 
 
 async def digests_of(services: Services, names: Iterable[str]) -> dict[str, Digest]:
-    """What the store has under these names (``sha256:…`` or ``blake3:…``); absent ones are left out."""
+    """What the store has under names like ``sha256:…`` and ``blake3:…``; the rest is left out."""
     wanted = set(names)
     found = {name: Digest(name) for name in wanted if name.startswith("blake3:")}
     found.update(await services.store.uploads(wanted - found.keys()))
@@ -60,7 +60,7 @@ async def known_image(services: Services, ref: str) -> ImageId:
 async def layers_of(
     services: Services, image: ImageId, files: tuple[SourceFile, ...]
 ) -> tuple[ImageId, ...]:
-    """The layers of a root file system, top first: an index of the client's files, then the image."""
+    """The layers of a root, top first: an index of the client's files, then the image."""
     if not files:
         return (image,)
     blobs = await digests_of(services, [file.digest for file in files if file.digest is not None])

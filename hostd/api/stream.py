@@ -1,12 +1,12 @@
 """The client stream: one WebSocket per client that carries its calls, results, logs and progress.
 
-A message is 4 bytes big-endian length of the header, the header (JSON, a record of ``hostd.model``),
+A message is 4 bytes big-endian length of the header, the header (JSON, a record of hostd.model),
 and a body: the concatenated payloads whose sizes the header lists. Payloads are opaque here.
 
 Concurrency: everything runs on the daemon's loop. The scheduler calls the sinks of ``ClientStream``
 from its own callbacks; they only append to the outbox. One writer task sends what has gathered, so
-that results which finish together travel together. When the client goes, its calls are cancelled and
-the apps it attached to are stopped.
+that results which finish together travel together. When the client goes, its calls are cancelled
+and the apps it attached to are stopped.
 
 Bounds: inputs by ``INPUTS_OUTSTANDING_MAX`` per call (the scheduler refuses more), log lines by
 ``LOG_LINES_MAX`` (older ones are counted as lost), a message by ``MESSAGE_BYTES_MAX``.
