@@ -263,7 +263,7 @@ class ClientStream:
             CallDone(call=call_id, problem=problem, phases_us=phases_us, start=start)
         )
 
-    def log(self, line: LogLine, app: str = "") -> None:
+    def log(self, line: LogLine, app: str) -> None:
         """Pass on a line that a container of an attached app wrote."""
         self._outbox.log(app, line)
 
