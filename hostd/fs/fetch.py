@@ -28,7 +28,8 @@ from hostd.errors import (
     StorageFullError,
     TimeoutError,
 )
-from hostd.fs.cas import CAS, BlobWriter
+from hostd.fs.cas import CAS
+from hostd.fs.writer import BlobWriter
 from hostd.ids import Digest, hex_of
 from hostd.log import get_logger
 

@@ -240,13 +240,15 @@ def mount_overlay(target: Path, layers: OverlayLayers, *, metacopy: bool = False
     Volatile: nothing is synced for the overlay's sake. Every upper directory of hostd is either
     thrown away or read completely and stored by a CAS that syncs by itself.
 
-    ``metacopy`` is for kernels that follow a redirect into a data-only layer only with it (before
-    6.16); uppers then contain files without data after chown and rename.
+    Without ``metacopy``, what programs do leaves plain files in the upper, and a rename of an
+    image's directory gets EXDEV. With it the kernel follows redirects into data layers from each
+    lower layer, not only from the lowest (and before Linux 6.16 from none without it), but chown
+    and rename may leave files without data in the upper.
     """
     lower = ":".join(_escape(path) for path in layers.lower)
     lower += "".join(f"::{_escape(path)}" for path in layers.data)
-    options = [f"lowerdir={lower}"]
-    options.append("metacopy=on,redirect_dir=on" if metacopy else "redirect_dir=off")
+    options = ["index=off,xino=off", f"lowerdir={lower}"]
+    options.append("metacopy=on,redirect_dir=on" if metacopy else "metacopy=off,redirect_dir=off")
     flags = MS_RDONLY
     if layers.upper is not None and layers.work is not None:
         flags = 0

@@ -148,12 +148,13 @@ class FileSystem:
 
     async def close(self) -> None:
         """Unmount everything and end hostd-fs; containers must be gone."""
-        await asyncio.to_thread(self._sweep)
-        await self._supervisor.close()
-        # With hostd-fs gone nothing can hang in a mount any more, so these end.
-        await asyncio.to_thread(self._threads.shutdown)
-        await asyncio.to_thread(self._sweep)
-        await asyncio.to_thread(self._janitor.shutdown)
+        async with contextlib.AsyncExitStack() as last_to_first:
+            last_to_first.push_async_callback(asyncio.to_thread, self._janitor.shutdown)
+            last_to_first.push_async_callback(asyncio.to_thread, self._sweep)
+            # With hostd-fs gone nothing can hang in a mount any more, so the threads end.
+            last_to_first.push_async_callback(asyncio.to_thread, self._threads.shutdown)
+            last_to_first.push_async_callback(self._supervisor.close)
+            last_to_first.push_async_callback(asyncio.to_thread, self._sweep)
 
     def _prepare(self) -> Findings:
         self._sweep()
@@ -178,8 +179,9 @@ class FileSystem:
         for name in ("rootfs", "images", "probe"):
             mounting.sweep(self._run_dir / name)
             # Only empty directories go: were a mount left, nothing below it may be deleted.
-            for path in (self._run_dir / name).glob("*"):
-                path.rmdir()
+            for path in list((self._run_dir / name).glob("*")):
+                with contextlib.suppress(OSError):
+                    path.rmdir()
 
     # --- roots -----------------------------------------------------------------------------------
 
@@ -279,7 +281,8 @@ class FileSystem:
         lower = [layer.path for layer in layers]
         work = self._threads.submit(self._make_root, root, lower, layers[-1].root)
         try:
-            await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(work)), MOUNT_TIMEOUT_S)
+            async with asyncio.timeout(MOUNT_TIMEOUT_S):
+                await asyncio.shield(asyncio.wrap_future(work))
         except builtins.TimeoutError:
             self._undo_later(work, root)
             text = f"root file system {root.name} was not mounted within {MOUNT_TIMEOUT_S} s"
@@ -306,10 +309,13 @@ class FileSystem:
             os.chown(root.upper, top.uid, top.gid)
             os.chmod(root.upper, stat.S_IMODE(top.mode))
             os.utime(root.upper, ns=(top.mtime_ns, top.mtime_ns))
-            mounting.mount_overlay(root.path, layers, metacopy=self._found.metacopy)
+            mounting.mount_overlay(root.path, layers, metacopy=self._needs_metacopy(lower))
         except BaseException:
             self._remove(root, keep_upper=False)
             raise
+
+    def _needs_metacopy(self, lower: Sequence[Path]) -> bool:
+        return self.mode == "erofs" and (self._found.metacopy or len(lower) > 1)
 
     def _data_layers(self) -> Sequence[Path]:
         if self.mode == "fuse":

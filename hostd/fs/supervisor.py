@@ -100,6 +100,8 @@ class _Server:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     """Death sets the other two as well: who waits for them looks at this one first."""
     writer: asyncio.StreamWriter | None = None
+    conversation: asyncio.Task[None] | None = None
+    """asyncio made this task, and ``_bury`` waits for it."""
     replies: dict[int, asyncio.Future[str]] = field(default_factory=dict)
     served: set[ImageId] = field(default_factory=set)
 
@@ -162,7 +164,8 @@ class Supervisor:
             if server.writer is not None:
                 server.writer.close()
             with contextlib.suppress(builtins.TimeoutError):
-                await asyncio.wait_for(server.ended.wait(), STOP_TIMEOUT_S)
+                async with asyncio.timeout(STOP_TIMEOUT_S):
+                    await server.ended.wait()
             await self._bury(server)
         if self._listener is not None:
             self._listener.close()
@@ -229,12 +232,14 @@ class Supervisor:
         """Returns when it has ended, or has not answered a ping in time."""
         for value in count():
             with contextlib.suppress(builtins.TimeoutError):
-                await asyncio.wait_for(server.ended.wait(), PING_INTERVAL_S)
+                async with asyncio.timeout(PING_INTERVAL_S):
+                    await server.ended.wait()
                 return
             server.pong.clear()
             self._send(server, control.Ping(value=value))
             try:
-                await asyncio.wait_for(server.pong.wait(), PONG_TIMEOUT_S)
+                async with asyncio.timeout(PONG_TIMEOUT_S):
+                    await server.pong.wait()
             except builtins.TimeoutError:
                 log.warning("hostd-fs hangs and is killed", pid=server.process.pid)
                 return
@@ -247,6 +252,8 @@ class Supervisor:
             await server.ended.wait()
         if server.writer is not None:
             server.writer.close()
+        if server.conversation is not None:
+            await asyncio.wait((server.conversation,), timeout=STOP_TIMEOUT_S)
         await self._in_thread(server.process.wait)
         await self._in_thread(self._clean_mount)
         if self._server is server:
@@ -292,7 +299,8 @@ class Supervisor:
             ContainerStartError: it did not come back in time.
         """
         try:
-            await asyncio.wait_for(self._ready.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._ready.wait()
         except builtins.TimeoutError:
             text = f"hostd-fs is not running (waited {timeout_s} s)"
             raise ContainerStartError(text, hint="the daemon's log says why") from None
@@ -319,7 +327,8 @@ class Supervisor:
         reply = server.replies[token] = asyncio.get_running_loop().create_future()
         try:
             self._send(server, control.Serve(token=token, image=image, path=str(path)))
-            problem = await asyncio.wait_for(reply, REPLY_TIMEOUT_S)
+            async with asyncio.timeout(REPLY_TIMEOUT_S):
+                problem = await reply
         except builtins.TimeoutError:
             problem = f"hostd-fs did not answer within {REPLY_TIMEOUT_S} s"
         finally:
@@ -340,6 +349,7 @@ class Supervisor:
         server = self._server
         try:
             if server is not None and _peer_pid(writer) == server.process.pid:
+                server.conversation = asyncio.current_task()
                 async with asyncio.TaskGroup() as fetches:
                     async for line in reader:
                         self._obey(server, writer, control.decode_to_daemon(line), fetches)
