@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -85,7 +86,7 @@ class Batch:
             data = _read_exactly(fd, size, path)
             name = digest(blake3(data).hexdigest())
         else:
-            name = digest(hash_fd(fd, size))
+            name = digest(hash_fd(fd, status))
         if name in self._pending or self._cas.is_verified(name):
             return name
         with storage_errors():
@@ -117,8 +118,9 @@ class Batch:
         self._cas.record(stamps)
 
     def _place(self, name: Digest) -> tuple[bytes, bytes]:
-        pending = self._pending.pop(name)
+        pending = self._pending[name]
         status = self._cas.adopt(name, pending.path)
+        del self._pending[name]
         if (status.st_ino, status.st_size, status.st_mtime_ns) != pending.facts:
             self._cas.quarantine(name)
             raise changed(pending.path)
@@ -155,30 +157,31 @@ class Batch:
 
     def _copied(self, name: Digest, fd: int, status: os.stat_result, source: bytes) -> _Pending:
         """A copy of an open file, hashed from the copy."""
-        path = os.fsencode(self._cas.scratch_name())
-        copy = os.open(path, _O_TMP, BLOB_MODE)
-        try:
+        with self._unfinished() as (path, copy):
             copy_sparse(fd, copy, status.st_size)
-            is_same = digest(hash_fd(copy, status.st_size)) == name
-            facts = _facts(os.fstat(copy))
-        finally:
-            os.close(copy)
-        if not is_same:
-            os.unlink(path)
-            raise changed(source)
-        return _Pending(path, facts, is_copy=True)
+            if digest(hash_fd(copy, os.fstat(copy))) != name:
+                raise changed(source)
+            return _Pending(path, _facts(os.fstat(copy)), is_copy=True)
 
     def _written(self, data: bytes) -> _Pending:
-        path = os.fsencode(self._cas.scratch_name())
-        copy = os.open(path, _O_TMP, BLOB_MODE)
-        try:
+        with self._unfinished() as (path, copy):
             done = os.write(copy, data)
             while done < len(data):
                 done += os.write(copy, data[done:])
-            facts = _facts(os.fstat(copy))
+            return _Pending(path, _facts(os.fstat(copy)), is_copy=True)
+
+    @contextmanager
+    def _unfinished(self) -> Iterator[tuple[bytes, int]]:
+        """A new file, open for writing; it is removed if the block fails."""
+        path = os.fsencode(self._cas.scratch_name())
+        fd = os.open(path, _O_TMP, BLOB_MODE)
+        try:
+            yield path, fd
+        except BaseException:
+            os.unlink(path)
+            raise
         finally:
-            os.close(copy)
-        return _Pending(path, facts, is_copy=True)
+            os.close(fd)
 
 
 def copy_sparse(source: int, target: int, size: int) -> None:

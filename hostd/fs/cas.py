@@ -61,13 +61,15 @@ class CASStatistics:
     """Blobs known to be whole."""
 
 
-def hash_fd(fd: int, size: int) -> str:
-    """The BLAKE3, in hexadecimal, of an open regular file of about this size."""
-    hasher = blake3(max_threads=blake3.AUTO if size >= MMAP_MIN else 1)
-    if size >= MMAP_MIN:
+def hash_fd(fd: int, status: os.stat_result) -> str:
+    """The BLAKE3, in hexadecimal, of an open regular file with this status."""
+    is_big = status.st_size >= MMAP_MIN
+    hasher = blake3(max_threads=blake3.AUTO if is_big else 1)
+    if is_big and status.st_blocks * 512 >= status.st_size:
         return hasher.update_mmap(f"/proc/self/fd/{fd}").hexdigest()
-    offset = 0
-    while piece := os.pread(fd, PIECE_BYTES, offset):
+    # A file with holes is read: mapping them would fill a tmpfs with zeros (seen on 6.18).
+    length, offset = MMAP_MIN if is_big else PIECE_BYTES, 0
+    while piece := os.pread(fd, length, offset):
         hasher.update(piece)
         offset += len(piece)
     return hasher.hexdigest()
@@ -87,7 +89,6 @@ class CAS:
             for part in (root, self.objects, self.late, self._quarantine):
                 part.mkdir(mode=0o700, parents=True, exist_ok=True)
             _make_fan_out(self._objects)
-            _make_fan_out(self._late)
             self._scratch = Scratch(root / "tmp")
         self._stamps = Stamps(root / "verified")
         self._counters = {name: itertools.count() for name in ("written", "hashed", "quarantined")}
@@ -235,6 +236,8 @@ class CAS:
         """
         was_verified = self.is_verified(name)
         with storage_errors():
+            with suppress(FileExistsError):
+                os.mkdir(f"{self._late}/{name[7:9]}", 0o700)
             try:
                 os.link(self._file(name), self._late_file(name))
             except FileExistsError:
@@ -317,7 +320,7 @@ class CAS:
         next(self._counters["hashed"])
         before = stamp_of(status := os.fstat(fd))
         try:
-            is_whole = digest(hash_fd(fd, status.st_size)) == name
+            is_whole = digest(hash_fd(fd, status)) == name
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
@@ -359,7 +362,7 @@ def _read_all(fd: int, size: int) -> bytes:
 
 
 def _key(name: Digest) -> bytes:
-    return bytes.fromhex(name[7:])
+    return bytes.fromhex(hex_of(name))
 
 
 def _value(counter: itertools.count[int]) -> int:

@@ -37,8 +37,8 @@ SLOT: Final = 32
 """A nid counts these."""
 SUPER_OFFSET: Final = 1024
 MAGIC: Final = 0xE0F5E1E2
-ROOT_OFFSET: Final = SUPER_OFFSET + 128
-"""The root lies first: older kernels have 16 bits for its nid."""
+FIRST_OFFSET: Final = SUPER_OFFSET + 128
+"""Of the root, or block 1 if it does not fit: older kernels have 16 bits for its nid."""
 INLINE_MAX: Final = 1024
 """Files up to this size lie in the index: 4,887 of 20,852 blobs of a measured image vanish so."""
 NAME_MAX: Final = 255
@@ -215,9 +215,9 @@ class _Directory:
 
     __slots__ = ("blocks", "names", "node", "nodes", "offset", "parent_nid", "tail", "xattrs")
 
-    def __init__(self, node: Node, parent_nid: int) -> None:
+    def __init__(self, node: Node) -> None:
         self.node = node
-        self.parent_nid = parent_nid
+        self.parent_nid = 0
         self.names = sorted([*node.children, b".", b".."])
         self.xattrs = _xattrs(node) if node.xattrs else b""
         if self.xattrs:
@@ -259,7 +259,7 @@ class _Writer:
     """One image in the making: first every record gets its place, then directories are filled."""
 
     def __init__(self) -> None:
-        self.out = bytearray(ROOT_OFFSET)
+        self.out = bytearray(FIRST_OFFSET)
         self.nid_of: dict[int, int] = {}
         self.nlink_of: dict[int, int] = {}
         self.directories: list[_Directory] = []
@@ -295,12 +295,12 @@ class _Writer:
         return start
 
     def _place_all(self, root: Node) -> None:
-        stack = [(root, ROOT_OFFSET // SLOT)]
+        stack: list[tuple[Node, int | None]] = [(root, None)]
         while stack:
             node, parent_nid = stack.pop()
             entry = self._place_directory(node, parent_nid)
             children = node.children
-            below = []
+            below: list[tuple[Node, int | None]] = []
             for name in entry.names:
                 if name in (b".", b".."):
                     continue
@@ -311,14 +311,15 @@ class _Writer:
                     self._place_file(child)
             stack.extend(reversed(below))
 
-    def _place_directory(self, node: Node, parent_nid: int) -> _Directory:
+    def _place_directory(self, node: Node, parent_nid: int | None) -> _Directory:
         if id(node) in self.nid_of:
             raise InvalidError("a directory stands in two places of a tree")
         if node.opaque or node.implicit:
             raise InvalidError("a directory has a mark that belongs to layers")
         _check_names(node)
-        entry = _Directory(node, parent_nid)
+        entry = _Directory(node)
         entry.offset = self._reserve(entry.length)
+        entry.parent_nid = entry.offset // SLOT if parent_nid is None else parent_nid
         self.out += bytes(entry.length)
         self.nid_of[id(node)] = entry.offset // SLOT
         self.directories.append(entry)
@@ -369,9 +370,10 @@ class _Writer:
         self.out[entry.offset : entry.offset + len(record)] = record
 
     def _write_super(self) -> None:
+        root_nid = self.directories[0].offset // SLOT
         SUPER.pack_into(
             self.out, SUPER_OFFSET,
-            MAGIC, 0, FEATURE_COMPAT_MTIME, BLOCK_BITS, 0, ROOT_OFFSET // SLOT, len(self.nid_of),
+            MAGIC, 0, FEATURE_COMPAT_MTIME, BLOCK_BITS, 0, root_nid, len(self.nid_of),
             0, 0, len(self.out) // BLOCK, 0, 0, bytes(16), bytes(16), FEATURE_INCOMPAT_CHUNKED_FILE,
             0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
         )  # fmt: skip

@@ -209,7 +209,8 @@ class ImageStore:
             above, _, last = os.fsencode(path).rstrip(b"/").rpartition(b"/")
             at = below.resolve(above or b"/").rstrip(b"/") + b"/" + last
             place(root, at, self._source_node(digest, mode, kind, target))
-        return self.save(Tree(_settled(root, below.root)), ImageConfig())
+        covered = None if base is None else below.root
+        return self.save(Tree(_settled(root, covered)), ImageConfig())
 
     def _source_node(self, digest: Digest | None, mode: int, kind: str, target: str | None) -> Node:
         if kind == "dir":

@@ -198,7 +198,7 @@ class IndexReader:
         try:
             self._check_directories()
             written = erofs.write_index(self.to_tree())
-        except (struct.error, IndexError, KeyError, ValueError) as error:
+        except (struct.error, LookupError, ValueError, OverflowError) as error:
             raise BlobCorruptError(
                 f"index {self.path} has an offset outside itself: {error}"
             ) from error
@@ -285,8 +285,9 @@ class IndexReader:
         if format_ >> 1 != erofs.LAYOUT_CHUNKS:
             if size > self.size_bytes:
                 raise BlobCorruptError(f"index {self.path}: inode {nid} has {size} bytes")
-            end += size % erofs.BLOCK if format_ >> 1 == erofs.LAYOUT_INLINE else 0
-            end = max(end, union * erofs.BLOCK + size if size >= erofs.BLOCK else 0)
+            inline = (size - 1) % erofs.BLOCK + 1 if format_ >> 1 == erofs.LAYOUT_INLINE else 0
+            elsewhere = size - inline
+            end = max(end + inline, union * erofs.BLOCK + elsewhere if elsewhere > 0 else 0)
         if stat.S_IFMT(mode) != kind or format_ & 1 != 1 or not self._inside(start, end):
             raise BlobCorruptError(
                 f"index {self.path}: inode {nid} has mode {mode:o} and ends at {end}"
@@ -295,7 +296,7 @@ class IndexReader:
             raise BlobCorruptError(f"index {self.path}: inode {nid} has no digest of a blob")
 
     def _inside(self, start: int, end: int) -> bool:
-        return erofs.ROOT_OFFSET <= start <= end <= self.size_bytes
+        return erofs.FIRST_OFFSET <= start <= end <= self.size_bytes
 
 
 def _xattr_bytes(count: int) -> int:
