@@ -46,7 +46,7 @@ from hostd.fs.index import Attributes
 from hostd.fs.layers import SERVER_TIMEOUT_S, ImageLayers, Layer
 from hostd.fs.probe import Findings, probe
 from hostd.fs.supervisor import ServerOptions, Supervisor, SupervisorStatistics
-from hostd.ids import Digest, ImageId, new_id
+from hostd.ids import ImageId, new_id
 from hostd.log import get_logger
 
 log = get_logger(__name__)
@@ -114,7 +114,7 @@ class FileSystem:
         options = ServerOptions(
             run_dir=self._run_dir, cas=cas.objects.parent, fetch_timeout_s=fetcher.timeout_s
         )
-        self._supervisor = Supervisor(options, self._bring)
+        self._supervisor = Supervisor(options, fetcher.fetch_late)
         self._findings: Findings | None = None
         self._layers: ImageLayers | None = None
         self._roots: dict[str, RootFS] = {}
@@ -337,11 +337,6 @@ class FileSystem:
         with contextlib.suppress(FileNotFoundError):
             path.rename(trash)
             self._janitor.submit(shutil.rmtree, trash, ignore_errors=True)
-
-    async def _bring(self, d: Digest) -> None:
-        """Answer a fault: fetch the blob and show it in the layer that is looked at next."""
-        await self._fetcher.fetch(d)
-        await asyncio.to_thread(self._cas.link_late, d)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
