@@ -13,21 +13,13 @@ import click
 
 from hostd.cli.interrupt import Terminated
 from hostd.cli.settings import Settings
+from hostd.cli.user_code import UserCodeError
 from hostd.errors import Error
 
 CTRL_C = 130
 SIGTERM = 143
 BROKEN_PIPE = 141
 """What a shell shows for a program that SIGPIPE ended."""
-
-
-class UserCodeError(Exception):
-    """The user's own code raised here or remotely; ``report`` prints ``text`` as it is."""
-
-    def __init__(self, text: str, exit_status: int) -> None:
-        super().__init__(text)
-        self.text = text
-        self.exit_status = exit_status
 
 
 def report(error: BaseException, settings: Settings) -> int:

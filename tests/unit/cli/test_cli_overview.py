@@ -52,7 +52,15 @@ def test_help_imports_no_command_and_nothing_heavy():
     )
     done = python(code)
     assert done.returncode == 0, done.stderr
-    parts = ("cli", "cli.failures", "cli.group", "cli.interrupt", "cli.settings", "errors")
+    parts = (
+        "cli",
+        "cli.failures",
+        "cli.group",
+        "cli.interrupt",
+        "cli.settings",
+        "cli.user_code",
+        "errors",
+    )
     assert sorted(ast.literal_eval(done.stderr)) == [f"hostd.{part}" for part in parts]
 
 
