@@ -116,8 +116,9 @@ class _Gate:
 
     def close(self) -> None:
         """Let nothing more pass; waits for the write under way, which is local and short."""
+        self._open = False
         with self._lock:
-            self._open = False
+            pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,25 +129,29 @@ class FileSystem:
         Raises:
             ContainerStartError: this host cannot serve images; the hint says what is missing.
         """
-        await self._supervisor.start()
-        findings = self._findings = await self._in_thread(self._prepare)
-        self.mode, self.why = findings.mode, findings.why
+        try:
+            await self._supervisor.start()
+            self._findings = await self._in_thread(self._prepare)
+        except BaseException:
+            await self.close()
+            raise
+        self.mode, self.why = self._findings.mode, self._findings.why
         self._layers = ImageLayers(
             self._images,
             self._fetcher,
             self._supervisor,
-            mode=findings.mode,
+            mode=self._findings.mode,
             directory=self._run_dir / "images",
             in_thread=self._in_thread,
         )
-        log.info("images are served", mode=self.mode, why=self.why, scratch=str(findings.scratch))
+        log.info("images are served", mode=self.mode, why=self.why)
 
     async def run(self) -> None:
         """Supervise hostd-fs for ever."""
         await self._supervisor.run()
 
     async def close(self) -> None:
-        """Unmount everything and end hostd-fs; containers must be gone."""
+        """Unmount everything and end hostd-fs; containers must be gone. May be repeated."""
         async with contextlib.AsyncExitStack() as last_to_first:
             last_to_first.push_async_callback(asyncio.to_thread, self._janitor.shutdown)
             last_to_first.push_async_callback(asyncio.to_thread, self._sweep)

@@ -103,7 +103,11 @@ async def test_tree_is_the_images_in_every_attribute(host: Host, tmp_path: Path,
         found = await asyncio.to_thread(facts, root.path)
         assert found == expected
         assert await asyncio.to_thread((root.path / "usr/hard-link").read_bytes) == tool
-        assert await asyncio.to_thread(_pieces, root.path / "sparse") == (b"\0middle", b"\0end", b"")
+        assert await asyncio.to_thread(_pieces, root.path / "sparse") == (
+            b"\0middle",
+            b"\0end",
+            b"",
+        )
 
 
 def _pieces(path: Path) -> tuple[bytes, bytes, bytes]:
@@ -228,7 +232,9 @@ async def test_images_over_the_limit_are_unmounted_and_come_back(
         assert seen == [b"0", b"1", b"2", b"3", b"0"]
 
 
-async def test_forgotten_image_goes_and_its_roots_go_on(host: Host, source: Path, mode: str) -> None:
+async def test_forgotten_image_goes_and_its_roots_go_on(
+    host: Host, source: Path, mode: str
+) -> None:
     image = host.save(source)
     async with host.running(mode) as fs:
         root = await fs.mount_rootfs("root", [image])

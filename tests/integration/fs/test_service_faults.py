@@ -1,4 +1,4 @@
-"""Faults of hostd-fs, of the daemon and of blobs: an error with a name, never wrong bytes or a hang."""
+"""Faults of hostd-fs, the daemon and blobs: a named error, never wrong bytes or a hang."""
 
 from __future__ import annotations
 
@@ -327,7 +327,6 @@ async def test_server_that_cannot_start_is_a_clear_error(
     fs = host.file_system("erofs")
     with pytest.raises(ContainerStartError, match="while it started"):
         await fs.start()
-    await fs.close()
     assert host.mounts() == []
 
 
@@ -356,15 +355,18 @@ asyncio.run(main())
 """
 
 
+def daemon_environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+
+
 @pytest.mark.parametrize("server", ["alive", "stop-server"])
 async def test_killed_daemon_leaves_nothing_that_the_next_one_cannot_clear(
     host: Host, source: Path, tmp_path: Path, mode: str, server: str
 ) -> None:
     image = host.save(source)
-    root_of_code = Path(__file__).parents[3]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", textwrap.dedent(DAEMON), tmp_path, mode, image, server,
-        stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(root_of_code)},
+        stdout=asyncio.subprocess.PIPE, env=daemon_environment(),
     )  # fmt: skip
     out, _ = await process.communicate()
     orphan = int(out.split()[-1])
@@ -391,7 +393,7 @@ async def test_server_ends_with_its_daemon(host: Host, source: Path, tmp_path: P
     image = host.save(source)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", textwrap.dedent(DAEMON), tmp_path, "erofs", image, "alive",
-        stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        stdout=asyncio.subprocess.PIPE, env=daemon_environment(),
     )  # fmt: skip
     out, _ = await process.communicate()
     orphan = int(out.split()[-1])
