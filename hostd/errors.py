@@ -45,7 +45,11 @@ Standard library only and Python 3.9: the SDK imports this module on laptops and
 from __future__ import annotations
 
 import builtins
-from typing import Any
+
+# Importing typing takes ten times as long as everything else here, in every container.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Error(Exception):
