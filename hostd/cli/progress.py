@@ -57,8 +57,7 @@ class Progress:
             self._steps[number] = event.get("text") or self._steps.get(number, "")
         label = self._label(event, image, images)
         if kind == "cached":
-            self._cached.append(f"{label} (cached)")
-            self.step = ""
+            self._end_cached(f"{label} (cached)")
         elif kind == "step":
             self._begin_step(label)
         elif kind == "line":
@@ -71,6 +70,13 @@ class Progress:
     def _begin_build(self) -> None:
         self._steps, self._cached, self._is_cached = {}, [], True
         self._build_began = time.monotonic()
+
+    def _end_cached(self, line: str) -> None:
+        self.step = ""
+        if self._is_cached:
+            self._cached.append(line)
+        else:
+            self.say(f"=> {line}")
 
     def _begin_step(self, label: str) -> None:
         self.step, self.output, self._step_began = label, [], time.monotonic()

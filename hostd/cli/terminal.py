@@ -56,7 +56,7 @@ def run_session(socket: WebSocket, request: dict[str, object]) -> int:
 def _write_output(socket: WebSocket) -> int:
     was_silent = False
     while True:
-        message = socket.receive()
+        message = _next(socket)
         if message is None:
             # Silence is normal; no answer to a ping is not.
             if was_silent:
@@ -70,6 +70,16 @@ def _write_output(socket: WebSocket) -> int:
             _write_all(1 if data[0] == STDOUT else 2, data[1:])
         elif kind == TEXT:
             return _exit_code(json.loads(bytes(data)))
+
+
+def _next(socket: WebSocket) -> tuple[int, memoryview] | None:
+    try:
+        return socket.receive()
+    except ConnectionError as error:
+        # Which of the two threads saw it first only decides how the error is worded.
+        raise ConnectionError(
+            "the connection to hostd ended before the command did", hint="hostctl doctor"
+        ) from error
 
 
 def _exit_code(end: dict[str, Any]) -> int:

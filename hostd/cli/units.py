@@ -43,7 +43,7 @@ def age(since_us: int | None) -> str:
     """How long ago this was, in whole seconds."""
     if not since_us:
         return "-"
-    seconds = max(0, time.time_ns() // 1_000_000_000 - since_us // 1_000_000)
+    seconds = max(0, time.time_ns() // 1000 - since_us) // 1_000_000
     return f"{seconds} s" if seconds < 60 else _long(seconds)
 
 
