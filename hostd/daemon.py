@@ -35,8 +35,9 @@ from hostd.errors import ConflictError, Error
 from hostd.fs import CAS, BlobSource, DirectorySource, Fetcher, FileSystem, ImageStore
 from hostd.ids import HostId, new_id
 from hostd.log import configure, get_logger
-from hostd.runtime import Launcher, Runtime
+from hostd.runtime import Runtime
 from hostd.runtime.checks import check_host
+from hostd.runtime.launcher import Launcher
 from hostd.runtime.logstore import LogStore
 from hostd.scheduler import Scheduler
 from hostd.store import History, Store

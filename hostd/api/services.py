@@ -11,7 +11,8 @@ from hostd.clock import Clock
 from hostd.config import Config
 from hostd.fs import CAS, FileSystem, ImageStore
 from hostd.ids import HostId
-from hostd.runtime import Launcher, Runtime
+from hostd.runtime import Runtime
+from hostd.runtime.launcher import Launcher
 from hostd.runtime.logstore import LogStore
 from hostd.scheduler import Scheduler
 from hostd.store import History, Store

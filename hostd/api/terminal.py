@@ -22,7 +22,8 @@ from hostd.api.services import Services, services_of
 from hostd.errors import InvalidError, to_problem
 from hostd.ids import ContainerId, new_id
 from hostd.model import ExecRequest, Record, ShellRequest
-from hostd.runtime import INIT_TARGET, ContainerSpec
+from hostd.runtime import ContainerSpec
+from hostd.runtime.bundle import INIT_TARGET
 
 STDIN, STDOUT, STDERR = b"\0", b"\1", b"\2"
 FIRST_MESSAGE_TIMEOUT_S = 10.0
@@ -72,10 +73,10 @@ async def exec_in_container(request: web.Request) -> web.StreamResponse:
 
     @asynccontextmanager
     async def start(record: ExecRequest) -> AsyncIterator[Session]:
-        container = services.scheduler.container(ContainerId(wanted))
-        handle = services.scheduler.handle(ContainerId(container.id))
+        known = services.scheduler.container(ContainerId(wanted))
+        container = services.runtime.container(known.id)
         size = (record.rows, record.columns) if record.tty else None
-        process = await handle.exec(record.args, env=record.env, cwd=record.workdir, tty=size)
+        process = await container.exec(record.args, env=record.env, cwd=record.workdir, tty=size)
         try:
             yield process
         finally:

@@ -66,6 +66,7 @@ class Runtime:
         self._names = Names.of(run_dir)
         self._containers: dict[str, Container] = {}
         self._namespaces: dict[str, NetworkNamespace] = {}
+        self._ids: set[str] = set()
         self._creating = asyncio.Semaphore(CREATING_PER_CPU * (os.cpu_count() or 1))
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="hostd-runtime")
         self._network = Network(names=self._names, run_dir=run_dir, subnet=config.subnet)
@@ -73,7 +74,7 @@ class Runtime:
         self._init = shutil.which("catatonit")
         self._host: Host | None = None
         self._lock_fd = -1
-        self._created = self._failed = 0
+        self._created = self._failed = self._in_creation = 0
 
     @property
     def program(self) -> RuntimeProgram:
@@ -84,6 +85,17 @@ class Runtime:
     def network(self) -> Network:
         """Addresses and namespaces."""
         return self._network
+
+    def container(self, name: str) -> Container:
+        """A container that runs, by its id.
+
+        Raises:
+            ConflictError: it is not created yet, or has ended.
+        """
+        try:
+            return self._containers[name]
+        except KeyError:
+            raise ConflictError(f"container {name} does not run") from None
 
     def statistics(self) -> RuntimeStatistics:
         """Counts for status pages."""
@@ -160,17 +172,16 @@ class Runtime:
         """
         host = self._ready()
         _check(spec)
-        if spec.id in self._namespaces:
+        if spec.id in self._ids:
             raise AlreadyExistsError(f"container {spec.id} exists")
-        async with self._creating:
-            namespace = await self._network.take(spec.network)
-            self._namespaces[spec.id] = namespace
-            try:
-                container = await self._create(spec, output, host, namespace)
-            except BaseException:
-                self._failed += 1
-                await asyncio.shield(self._abandon(spec.id, host, namespace))
-                raise
+        self._ids.add(spec.id)
+        try:
+            async with self._creating:
+                container = await self._create_warm(spec, output, host)
+        except BaseException:
+            self._failed += 1
+            self._ids.discard(spec.id)
+            raise
         self._containers[spec.id] = container
         self._created += 1
         return container
@@ -178,6 +189,22 @@ class Runtime:
     def mount_targets(self, spec: ContainerSpec) -> tuple[str, ...]:
         """Paths of the rootfs that starting this container makes; they are no part of a layer."""
         return mount_targets(spec)
+
+    async def _create_warm(self, spec: ContainerSpec, output: OutputSink, host: Host) -> Container:
+        if not self._in_creation:
+            self._executor.submit(host.places.tree.warm_up)
+        self._in_creation += 1
+        try:
+            namespace = await self._network.take(spec.network)
+            try:
+                container = await self._create(spec, output, host, namespace)
+            except BaseException:
+                await asyncio.shield(self._abandon(spec.id, host, namespace))
+                raise
+            self._namespaces[spec.id] = namespace
+            return container
+        finally:
+            self._in_creation -= 1
 
     async def _create(
         self, spec: ContainerSpec, sink: OutputSink, host: Host, namespace: NetworkNamespace
@@ -284,10 +311,10 @@ class Runtime:
         if not gone:
             log.error("half-made container not removed", container=container_id)
         self._network.release(namespace)
-        self._namespaces.pop(container_id, None)
 
     def _forget(self, container: Container) -> None:
         self._containers.pop(container.id, None)
+        self._ids.discard(container.id)
         namespace = self._namespaces.pop(container.id, None)
         if namespace is not None:
             self._network.release(namespace)
