@@ -18,7 +18,7 @@ from hostd.model import CallInfo, OutputStatus
 from hostd.scheduler import explain
 from hostd.scheduler.calls import Again, Call, CallState, Cause, Input, InputPhase
 from hostd.scheduler.dispatch import Pool
-from hostd.scheduler.ports import Timers
+from hostd.scheduler.ports import LogWriter, Timers
 from hostd.scheduler.views import call_info
 from hostd.store import History
 
@@ -37,11 +37,13 @@ class Answers:
         clock: Clock,
         timers: Timers,
         history: History | None,
+        logs: LogWriter | None,
         pump: Callable[[Pool], None],
     ) -> None:
         self._clock = clock
         self._timers = timers
         self._history = history
+        self._logs = logs
         self._pump = pump
         self.calls: dict[CallId, Call] = {}
         self.recent: OrderedDict[CallId, CallInfo] = OrderedDict()
@@ -55,6 +57,8 @@ class Answers:
         """Begin a call."""
         assert call.id not in self.calls, call.id
         self.calls[call.id] = call
+        if self._logs is not None:
+            self._logs.begin(call.id, call.app_id)
 
     # --- outcomes ------------------------------------------------------------------------------
 
@@ -147,6 +151,8 @@ class Answers:
         self.calls_done += 1
         del self.calls[call.id]
         self._record(call)
+        if self._logs is not None:
+            self._logs.end(call.id)
         call.sink.done(call.id, problem, call.phases_us, call.start)
         return running
 

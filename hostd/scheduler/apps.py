@@ -10,7 +10,7 @@ from hostd.errors import AlreadyExistsError, NotFoundError
 from hostd.ids import AppId, FunctionId
 from hostd.model import ContainerEvent, LogLine
 from hostd.scheduler.dispatch import Container, Pool
-from hostd.scheduler.ports import AppSink
+from hostd.scheduler.ports import AppSink, LogWriter
 
 APPS_STOPPED_MAX = 200
 """Kept in memory, without their functions' queues, for those who ask why they stopped."""
@@ -38,7 +38,8 @@ class App:
 class Apps:
     """Running apps, and those that stopped lately."""
 
-    def __init__(self) -> None:
+    def __init__(self, logs: LogWriter | None) -> None:
+        self._logs = logs
         self.running: dict[AppId, App] = {}
         self.stopped: OrderedDict[AppId, App] = OrderedDict()
         self.pools: dict[FunctionId, Pool] = {}
@@ -57,6 +58,8 @@ class Apps:
                 raise AlreadyExistsError(f"function {function_id} exists already")
         self.running[app.id] = app
         self.pools.update(app.pools)
+        if self._logs is not None:
+            self._logs.begin(app.id, app.id)
 
     def stop(self, app: App, reason: str) -> None:
         """Move it to those that stopped; nobody watches it any more."""
@@ -68,6 +71,23 @@ class Apps:
         self.stopped[app.id] = app
         if len(self.stopped) > APPS_STOPPED_MAX:
             self.stopped.popitem(last=False)
+        self._let_go(app)
+
+    def container_gone(self, container: Container) -> None:
+        """A container has ended: so has its log, and a stopped app with its last container."""
+        if self._logs is not None:
+            self._logs.end(container.id)
+        app = self.stopped.get(container.pool.function.app_id)
+        if app is not None:
+            self._let_go(app)
+
+    def _let_go(self, app: App) -> None:
+        """Forget who watches a stopped app, once nothing of it is left."""
+        if next(app.containers, None) is not None:
+            return
+        app.sinks.clear()
+        if self._logs is not None:
+            self._logs.end(app.id)
 
     def find(self, app_id: AppId) -> App:
         """A running or stopped app by its whole id.
@@ -101,7 +121,9 @@ class Apps:
             sink.container(event)
 
     def log(self, container: Container, line: LogLine) -> None:
-        """Hand a line to those who watch the app."""
+        """Keep a line, and hand it to those who watch the app."""
+        if self._logs is not None:
+            self._logs.append(line, container.pool.function.app_id)
         app = self._of(container)
         if app is not None:
             for sink in app.sinks:

@@ -22,6 +22,8 @@ START_US_MIN = 50_000
 BACKOFF_FIRST_US = 250_000
 BACKOFF_MAX_US = 30_000_000
 """For containers that do not start: who fixes the cause waits this long at most."""
+FIRST_STARTS = 4
+"""Containers of a function whose inputs nobody has timed yet; two more for each that is ready."""
 START_FAILURES_MAX = 3
 """Starts that failed in a row for a reason of the host's before the waiting inputs are failed."""
 
@@ -76,12 +78,20 @@ def _for_queue(load: Load, limits: Limits) -> int:
 
 
 def containers_to_start(
-    desired: int, *, starting: int, ready: int, stopping: int, maximum: int | None
+    load: Load, limits: Limits, *, starting: int, ready: int, stopping: int
 ) -> int:
-    """How many to start now. Ending ones count against the maximum until they are gone."""
-    missing = desired - starting - ready
-    if maximum is not None:
-        missing = min(missing, maximum - starting - ready - stopping)
+    """How many to start now.
+
+    Ending ones count against the maximum until they are gone. As long as nobody knows how long an
+    input takes, the first few are started alone: on a busy host 16 starts at once would make the
+    first of them, which may be all that is needed, four times slower.
+    """
+    missing = desired_containers(load, limits) - starting - ready
+    if limits.max_containers is not None:
+        missing = min(missing, limits.max_containers - starting - ready - stopping)
+    if load.run_us is None and not limits.single_use:
+        at_once = max(FIRST_STARTS, limits.min_containers) + 2 * ready
+        missing = min(missing, at_once - starting)
     return max(missing, 0)
 
 

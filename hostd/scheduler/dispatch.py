@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hostd.clock import Clock
+from hostd.errors import Error
 from hostd.ids import ContainerId
 from hostd.model import FunctionDefinition, InputTimings
 from hostd.scheduler.allocation import Allocation, Phase
@@ -79,7 +80,7 @@ class Container:
         self.is_closed = False
         """Takes no more inputs: it ends, or shall."""
         self.last_call_id: str | None = None
-        self.start_failure: Exception | None = None
+        self.start_failure: Error | None = None
         """Why the scheduler itself ended the start."""
         self.start_timer: Timer | None = None
         self.deadline_timer: Timer | None = None
@@ -155,11 +156,12 @@ class Pool:
         """Containers in a row that ended without having answered anything."""
         self.retry_start_us = 0
         """No start before this time."""
-        self.last_failure: Exception | None = None
+        self.last_failure: Error | None = None
         self.is_closed = False
         self.is_held_by = ""
         """What keeps it from having the containers it should have, in words."""
         self.scale_timer: Timer | None = None
+        self.scale_due_us = 0
         self.idle_timer: Timer | None = None
         self.stuck_timer: Timer | None = None
 

@@ -71,10 +71,11 @@ class Engine:
         self._clock = clock
         self._timers = timers
         self._history = history
-        self._logs = logs
         self._tokens = itertools.count(1)
-        self.apps = Apps()
-        self.answers = Answers(clock=clock, timers=timers, history=history, pump=self.pump)
+        self.apps = Apps(logs)
+        self.answers = Answers(
+            clock=clock, timers=timers, history=history, logs=logs, pump=self.pump
+        )
         self.fleet = Fleet(
             launcher=launcher,
             events=self,
@@ -83,6 +84,7 @@ class Engine:
             limits=limits,
             starts_max=starts_max,
             announce=self.apps.announce,
+            logs=logs,
         )
         self.ended: OrderedDict[ContainerId, ContainerInfo] = OrderedDict()
 
@@ -247,6 +249,7 @@ class Engine:
         pool.became_ready(container, now_us)
         self.fleet.watch_idle(pool)
         self.pump(pool)
+        self.fleet.scale(pool)
         self.fleet.serve_held()
 
     def container_line(
@@ -265,8 +268,6 @@ class Engine:
             call_id=head.call.id if head is not None else None,
             input=head.index if head is not None else None,
         )
-        if self._logs is not None:
-            self._logs.append(line, container.pool.function.app_id)
         self.apps.log(container, line)
 
     def container_exited(
@@ -283,27 +284,26 @@ class Engine:
         )
         entries = self.fleet.exited(container, summary)
         self._remember(container)
+        self.apps.container_gone(container)
         died = error or ContainerExitedError(f"container {container_id} ended: {summary}")
         # Backwards: those that go back to the front of the line keep their order.
         for entry, was_running in reversed(entries):
             by_itself = was_running and before is Phase.READY
             self.answers.did_not_succeed(entry, Cause.DIED if by_itself else Cause.LOST, died)
         failure = container.start_failure or (died if was_useless else None)
-        if isinstance(failure, Error) and self.fleet.start_failed(pool, failure):
+        if failure is not None and self.fleet.start_failed(pool, failure):
             self.refuse_waiting(pool, failure)
         self.pump(pool)
         self.fleet.scale(pool)
         self.fleet.serve_held()
 
     def _remember(self, container: Container) -> None:
-        info = container_info(container, with_usage=False)
+        info = container_info(container)
         self.ended[container.id] = info
         if len(self.ended) > CONTAINERS_ENDED_MAX:
             self.ended.popitem(last=False)
         if self._history is not None:
             self._history.record_container(info)
-        if self._logs is not None:
-            self._logs.end(container.id)
 
     # --- inputs that take too long -------------------------------------------------------------
 

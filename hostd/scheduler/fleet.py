@@ -22,6 +22,7 @@ from hostd.errors import (
     Error,
     InternalError,
     ResourceExhaustedError,
+    TimeoutError,
 )
 from hostd.ids import ContainerId, FunctionId, new_id
 from hostd.log import get_logger
@@ -39,7 +40,7 @@ from hostd.scheduler.allocation import (
 from hostd.scheduler.autoscaler import START_FAILURES_MAX, backoff_us
 from hostd.scheduler.calls import Input
 from hostd.scheduler.dispatch import Container, Pool
-from hostd.scheduler.ports import ContainerEvents, ContainerLauncher, Timers
+from hostd.scheduler.ports import ContainerEvents, ContainerLauncher, LogWriter, Timers
 
 log = get_logger(__name__)
 
@@ -47,6 +48,8 @@ GATHER_S = 0.005
 """Inputs that arrive together are counted together, once a pool has its first container."""
 RESCALE_S = 0.25
 """How often a pool with waiting inputs is looked at again."""
+START_SLACK_S = 5.0
+"""The launcher ends a start that takes too long and can say where it hung; this is the net."""
 
 _MAY_PASS = (
     ContainerStartError,
@@ -71,12 +74,14 @@ class Fleet:
         limits: LimitsConfig,
         starts_max: int,
         announce: Callable[[Container, str], None],
+        logs: LogWriter | None,
     ) -> None:
         self._launcher = launcher
         self._events = events
         self._clock = clock
         self._timers = timers
         self._announce = announce
+        self._logs = logs
         self.containers_max = limits.containers_max
         self.starts_max = starts_max
         """Containers that start at the same time: more would only slow each other down."""
@@ -90,33 +95,37 @@ class Fleet:
 
     def scale_soon(self, pool: Pool) -> None:
         """Look at the pool's size: at once for its first container, else in a moment."""
-        if pool.scale_timer is not None:
-            return
         if pool.containers or pool.function.id in self._held:
             self._scale_later(pool, GATHER_S)
         else:
             self.scale(pool)
 
     def _scale_later(self, pool: Pool, delay_s: float) -> None:
+        """Look at the pool's size after the delay, or earlier when that was planned already."""
+
         def scale() -> None:
             pool.scale_timer = None
             self.scale(pool)
 
-        if pool.scale_timer is None and not pool.is_closed:
-            pool.scale_timer = self._timers.call_later(delay_s, scale)
+        due_us = self._clock.monotonic_us() + round(delay_s * 1e6)
+        if pool.scale_timer is not None:
+            if pool.scale_due_us <= due_us:
+                return
+            pool.scale_timer.cancel()
+        pool.scale_due_us = due_us
+        pool.scale_timer = self._timers.call_later(delay_s, scale)
 
     def scale(self, pool: Pool) -> None:
         """Start what the pool lacks, as far as limits allow; look again while inputs wait."""
         if pool.is_closed:
             return
         now_us = self._clock.monotonic_us()
-        desired = autoscaler.desired_containers(pool.load(now_us), pool.limits)
         missing = autoscaler.containers_to_start(
-            desired,
+            pool.load(now_us),
+            pool.limits,
             starting=pool.starting,
             ready=pool.ready,
             stopping=pool.stopping,
-            maximum=pool.limits.max_containers,
         )
         pool.is_held_by = ""
         if missing and now_us < pool.retry_start_us:
@@ -175,8 +184,10 @@ class Fleet:
         self.started += 1
         pool.launched(container)
         container.start_timer = self._timers.call_later(
-            pool.startup_timeout_s, lambda: self._start_timed_out(container)
+            pool.startup_timeout_s + START_SLACK_S, lambda: self._start_timed_out(container)
         )
+        if self._logs is not None:
+            self._logs.begin(container_id, pool.function.app_id)
         self._announce(container, container.state)
         container.handle = self._launcher.launch(container_id, pool.function, self._events)
 
@@ -184,7 +195,7 @@ class Fleet:
         limit_s = container.pool.startup_timeout_s
         reached = container.allocation.phase
         container.start_timer = None
-        container.start_failure = _StartTimeoutError(
+        container.start_failure = TimeoutError(
             f"container of {container.pool.name} was not ready within startup_timeout={limit_s:g} s"
             f" (it was {reached})",
             hint="raise startup_timeout, or import less at the top of the module",
@@ -270,7 +281,7 @@ class Fleet:
     def refusal(self, pool: Pool) -> Error | None:
         """Why a new input need not wait: its function's containers fail to start these days."""
         error = pool.last_failure
-        if not isinstance(error, Error) or pool.ready or pool.starting:
+        if error is None or pool.ready or pool.starting:
             return None
         is_recent = self._clock.monotonic_us() < pool.retry_start_us
         return error if is_recent and _is_certain(pool, error) else None
@@ -326,15 +337,9 @@ class Fleet:
             assert (container.start_timer is not None) == container.allocation.is_launching
 
 
-class _StartTimeoutError(ContainerStartError):
-    """The start took longer than the function allows; starting again would take as long."""
-
-
 def _is_certain(pool: Pool, error: Error) -> bool:
     """Whether one more start would most likely fail the same way."""
-    if isinstance(error, _StartTimeoutError) or pool.failures >= START_FAILURES_MAX:
-        return True
-    return not isinstance(error, _MAY_PASS)
+    return pool.failures >= START_FAILURES_MAX or not isinstance(error, _MAY_PASS)
 
 
 def _urgency(pool: Pool) -> tuple[bool, int]:

@@ -51,11 +51,14 @@ class AppSink(Protocol):
 class LogWriter(Protocol):
     """Where log lines are kept."""
 
+    def begin(self, ident: str, app_id: str) -> None:
+        """An app, container or call exists now: its log may be read and followed."""
+
     def append(self, line: LogLine, app_id: str) -> None:
         """Keep a line. Must not raise: a full disk loses lines, not containers."""
 
-    def end(self, container_id: str) -> None:
-        """No more lines of this container will come."""
+    def end(self, ident: str) -> None:
+        """No more lines of this app, container or call will come."""
 
 
 class ContainerUsage(Protocol):

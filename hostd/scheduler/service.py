@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from hostd.clock import Clock
 from hostd.config import LimitsConfig
@@ -45,7 +45,6 @@ from hostd.scheduler.lookup import Lookup
 from hostd.scheduler.ports import (
     AppSink,
     CallSink,
-    ContainerHandle,
     ContainerLauncher,
     LogWriter,
     Timers,
@@ -53,6 +52,9 @@ from hostd.scheduler.ports import (
 from hostd.scheduler.timers import GuardedTimers, LoopTimers
 from hostd.scheduler.views import SchedulerStatistics
 from hostd.store import History
+
+if TYPE_CHECKING:
+    from hostd.runtime.function_container import FunctionContainer
 
 log = get_logger(__name__)
 
@@ -67,8 +69,11 @@ CallKind = Literal["unary", "map", "gen"]
 
 
 def default_starts_max() -> int:
-    """Containers that start at the same time: enough to keep every core busy, no more."""
-    return max(4, 2 * (os.cpu_count() or 1))
+    """Containers between decision and ready: enough to keep every core busy, no more.
+
+    The launcher bounds the part of it that is heavy (2 to 4 per core); imports come on top.
+    """
+    return max(8, 8 * (os.cpu_count() or 1))
 
 
 class Scheduler:
@@ -250,15 +255,15 @@ class Scheduler:
         """
         self._engine.fleet.stop(self._lookup.live_container(container_id), "stopped by request")
 
-    def handle(self, container_id: ContainerId) -> ContainerHandle:
-        """The launcher's object for a live container.
+    def handle(self, container_id: ContainerId) -> FunctionContainer:
+        """The launcher's object for a live container: what ``exec`` needs.
 
         Raises:
             NotFoundError: it does not exist or has ended.
         """
         container = self._lookup.live_container(container_id)
         assert container.handle is not None, container_id
-        return container.handle
+        return cast("FunctionContainer", container.handle)
 
     # --- the end -------------------------------------------------------------------------------
 

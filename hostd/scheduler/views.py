@@ -52,12 +52,12 @@ def _function_info(pool: Pool) -> FunctionInfo:
     )
 
 
-def container_info(container: Container, *, with_usage: bool = True) -> ContainerInfo:
+def container_info(container: Container) -> ContainerInfo:
     """A container as ``hostctl ps`` shows it."""
     pool = container.pool
     head = container.head
     handle = container.handle
-    usage = handle.usage() if with_usage and handle is not None else None
+    usage = handle.usage() if handle is not None else None
     return ContainerInfo(
         id=container.id,
         function_id=pool.function.id,

@@ -1,4 +1,4 @@
-"""A scheduler with a fake launcher, a virtual clock and a recording sink: what most tests begin with."""
+"""A scheduler with a fake launcher, a virtual clock and a recording sink."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ class RecordingLogs:
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, LogLine]] = []
+        self.begun: list[str] = []
         self.ended: list[str] = []
+
+    def begin(self, ident: str, app_id: str) -> None:
+        self.begun.append(ident)
 
     def append(self, line: LogLine, app_id: str) -> None:
         self.lines.append((app_id, line))
 
-    def end(self, container_id: str) -> None:
-        self.ended.append(container_id)
+    def end(self, ident: str) -> None:
+        self.ended.append(ident)
 
 
 class ClusterOfOne:

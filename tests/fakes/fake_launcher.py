@@ -1,4 +1,4 @@
-"""A launcher whose containers do what the test says, and sinks that write down what they are told."""
+"""A launcher whose containers do what the test says; a sink that writes down what it is told."""
 
 from __future__ import annotations
 
