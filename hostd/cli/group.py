@@ -131,4 +131,6 @@ def run_command_line(arguments: Sequence[str]) -> int:
             sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 - the root of the program decides its status
         return report(error, settings)
+    finally:
+        settings.close()
     return status if isinstance(status, int) else 0

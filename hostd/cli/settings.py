@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,15 +28,23 @@ class Settings:
     debug: bool = False
     timeout_s: float = TIMEOUT_DEFAULT_S
     yes: bool = False
+    _client: Client | None = field(default=None, compare=False)
 
     def client(self) -> Client:
-        """A client of the daemon that ``--url`` or the environment names."""
-        from hostd.sdk.client import Client
+        """The client of the daemon that ``--url`` or the environment names; one per command."""
+        if self._client is None:
+            from hostd.sdk.client import Client
 
-        # The user's own script makes its client from the environment too: both must agree.
-        if self.url is not None:
-            os.environ["HOSTD_URL"] = self.url
-        return Client.from_env()
+            # The user's own script may make its client from the environment: both must agree.
+            if self.url is not None:
+                os.environ["HOSTD_URL"] = self.url
+            self._client = Client.from_env()
+        return self._client
+
+    def close(self) -> None:
+        """Close what the command opened."""
+        if self._client is not None:
+            self._client.close()
 
     def request(self, method: str, path: str) -> Any:
         """The API's answer, within ``--timeout``."""
