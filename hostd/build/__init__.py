@@ -2,3 +2,7 @@
 
 ``Builder`` is what the daemon uses; see DESIGN.md for how a build goes.
 """
+
+from hostd.build.service import Build, Builder
+
+__all__ = ["Build", "Builder"]

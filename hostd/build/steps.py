@@ -19,6 +19,9 @@ from hostd.model import ImageConfig
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Of images that set none, as Docker has it."""
+PATH_CHARACTERS_MAX = 4096
+DEPTH_MAX = 255
+"""Directories in each other: what an index is walked with."""
 TEXT_CHARACTERS_MAX = 1_000
 """Of a step in logs and in an image's history."""
 
@@ -167,10 +170,12 @@ def clean_path(path: str) -> str:
     """An absolute path without ``.``, ``..`` and repeated slashes.
 
     Raises:
-        InvalidError: it holds a NUL character or a name of more than 255 bytes.
+        InvalidError: it holds a NUL character or a name of more than 255 bytes, or is too long.
     """
     cleaned = "/" + posixpath.normpath("/" + path).lstrip("/")
-    if "\0" in cleaned or any(len(name.encode()) > 255 for name in cleaned.split("/")):
+    names = cleaned.split("/")
+    is_too_long = len(path) > PATH_CHARACTERS_MAX or len(names) > DEPTH_MAX
+    if is_too_long or "\0" in cleaned or any(len(name.encode()) > 255 for name in names):
         raise InvalidError(f"path {path[:80]!r} cannot be a path of an image")
     return cleaned
 
