@@ -56,9 +56,10 @@ async def _ready(image):
     return image
 
 
-def uris(workshop, image):
+def mirrors(workshop, image):
+    """The hosts that apt would have asked."""
     lines = workshop.read(image, "/got-sources").decode().splitlines()
-    return [line.split("'")[1] for line in lines]
+    return {line.split("/")[2] for line in lines}
 
 
 async def test_settings_reach_the_step_and_not_the_image(foreign):
@@ -84,7 +85,7 @@ async def test_settings_reach_the_step_and_not_the_image(foreign):
     assert "PIP_TARGET" not in env
     assert b'Acquire::http::Proxy "http://proxy.invalid:3128"' in workshop.read(image, "/got-apt")
     assert workshop.read(image, "/got-index") == b"an index"
-    assert uris(workshop, image) == ["http://mirror.invalid/debian/dists/bookworm/InRelease"]
+    assert mirrors(workshop, image) == {"mirror.invalid"}
     config = workshop.images.manifest(image).config
     assert set(config.env) == {"PATH", "LANG", "PIP_BREAK_SYSTEM_PACKAGES", "UV_INDEX_URL"}
     assert workshop.read(image, "/etc/apt/sources.list") == DEFAULT_SOURCES
@@ -107,4 +108,4 @@ async def test_own_sources_of_an_image_are_respected(foreign):
         Run(command="echo 'deb http://other.invalid/debian bookworm main' > /etc/apt/sources.list"),
         Run(command="apt-get update --print-uris > /got-sources"),
     )
-    assert uris(workshop, image) == ["http://other.invalid/debian/dists/bookworm/InRelease"]
+    assert mirrors(workshop, image) == {"other.invalid"}
