@@ -33,6 +33,8 @@ class Cancellation:
         self.tokens = set()
         self.running = 0
         """Token of the input whose code runs now, so that an exception may be raised in it; else 0."""
+        self.is_ending = False
+        """The container ends already: atexit hooks are not to be interrupted by a SIGTERM."""
         self.interrupt = None
         """How to interrupt instead of raising: set while an event loop runs the input."""
 
@@ -84,7 +86,9 @@ class Cancellation:
         raise cancellation()
 
     def _on_terminate(self, number, frame):
-        sys.exit(143 if self.running else 0)
+        if not self.is_ending:
+            self.is_ending = True
+            sys.exit(143 if self.running else 0)
 
 
 def cancellation():

@@ -218,7 +218,8 @@ def main(directory, started_ns):
         ),
     )
     faulthandler.enable()  # a crash in an extension module leaves a traceback in the log
-    runner = Runner(connection, Cancellation(directory + "/cancel"))
+    cancel = Cancellation(directory + "/cancel")
+    runner = Runner(connection, cancel)
     try:
         frame = connection.receive()
         if frame is not None and runner.load(frame[2]):
@@ -226,4 +227,5 @@ def main(directory, started_ns):
     except (BrokenPipeError, ConnectionResetError):
         pass  # the daemon is gone, and with it the reason to live
     finally:
+        cancel.is_ending = True
         runner.close()
