@@ -42,7 +42,7 @@ def list_images(settings: Settings) -> None:
 @click.argument("image")
 @click.pass_obj
 def show_image(settings: Settings, image: str) -> None:
-    """Show an image by id or name: what a container on it starts with, and how it was made."""
+    """Show an image and how it was made."""
     record = settings.request("GET", image_path(image))
     config = record["config"]
     lines = [
