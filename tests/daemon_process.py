@@ -34,6 +34,7 @@ class DaemonProcess:
         self.settings = {"api.listen": "", **settings}
         self.process: subprocess.Popen[bytes] | None = None
         self.log_path = self.run_dir.parent / f"{self.run_dir.name}.log"
+        self._client = Client(socket_path=str(self.socket))
 
     @property
     def socket(self) -> Path:
@@ -46,7 +47,8 @@ class DaemonProcess:
         return {**kept, "HOSTD_SOCKET": str(self.socket), "PYTHONPATH": str(ROOT)}
 
     def client(self) -> Client:
-        return Client(socket_path=str(self.socket))
+        """A client of this daemon; closed with it."""
+        return self._client
 
     def start(self) -> DaemonProcess:
         flags = []
@@ -104,6 +106,7 @@ class DaemonProcess:
         if self.process is not None and self.process.poll() is not None:
             self.start()  # It was killed: a restart cleans up what it left.
         self.stop()
+        self._client.close()
         shutil.rmtree(self.run_dir, ignore_errors=True)
         self.log_path.unlink(missing_ok=True)
 

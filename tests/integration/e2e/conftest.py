@@ -17,11 +17,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.root)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def programs_on_path():
-    sys.path.insert(0, str(PROGRAMS))
-    yield PROGRAMS
-    sys.path.remove(str(PROGRAMS))
+# Tests import the users' programs by name, as their users would.
+sys.path.insert(0, str(PROGRAMS))
 
 
 @pytest.fixture(scope="module")
