@@ -6,6 +6,7 @@
 #   sh install.sh --deps-only       system packages only
 #   sh install.sh --develop DIR     system packages, then an environment in DIR for work on hostd itself
 #   sh install.sh --uninstall       remove all of it, data included
+#   sh install.sh --sweep DIR       remove what a killed daemon of this run directory left
 #
 # Options:
 #   --prefix DIR      where the program goes                      (/opt/hostd)
@@ -32,6 +33,7 @@ UNIT=/etc/systemd/system/hostd.service
 CONFIG_DIR=/etc/hostd
 RUN_DIR=/run/hostd
 LINK_DIR=/usr/local/bin
+GROUP=hostd # its members may use the daemon's socket
 READY_WAIT_S=60
 
 say() { [ "$quiet" = 1 ] || printf '%s\n' "$*"; }
@@ -91,7 +93,7 @@ usage() { sed -n '2,/^$/{s/^# \{0,1\}//;p;}' "$self"; }
 parse() {
     while [ $# -gt 0 ]; do
         case $1 in
-        --prefix | --data-dir | --source | --python | --develop)
+        --prefix | --data-dir | --source | --python | --develop | --sweep)
             [ $# -ge 2 ] || die 2 "$1 needs a value" "sh install.sh --help"
             case $1 in
             --prefix) prefix=$(absolute "$2") ;;
@@ -99,6 +101,7 @@ parse() {
             --source) source=$(absolute "$2") ;;
             --python) python=$2 ;;
             --develop) action=develop environment=$(absolute "$2") ;;
+            --sweep) action=sweep run_dir=$(absolute "$2") ;;
             esac
             shift
             ;;
@@ -114,14 +117,17 @@ parse() {
         esac
         shift
     done
-    # These are removed whole by --uninstall.
-    for directory in "$prefix" "$data_dir"; do
-        case $directory in
-        / | /bin | /boot | /dev | /etc | /home | /lib* | /opt | /proc | /root | /run | /sbin | /sys | /tmp | /usr | /usr/* | /var | /var/lib)
-            die 2 "$directory cannot be a directory of hostd's own" "name one below it, such as ${directory%/}/hostd"
-            ;;
-        esac
-    done
+    check_directory "$prefix"
+    check_directory "$data_dir"
+}
+
+# Refuses directories that are not hostd's own: these are removed whole.
+check_directory() {
+    case $1 in
+    / | /bin | /boot | /dev | /etc | /home | /lib* | /opt | /proc | /root | /run | /sbin | /srv | /sys | /tmp | /usr | /usr/bin | /usr/lib* | /usr/local | /usr/local/bin | /usr/sbin | /usr/share | /var | /var/lib)
+        die 2 "$1 cannot be a directory of hostd's own" "name one below it, such as ${1%/}/hostd"
+        ;;
+    esac
 }
 
 absolute() {
@@ -377,6 +383,7 @@ UNIT
 }
 
 install_service() {
+    getent group "$GROUP" >/dev/null || run groupadd --system "$GROUP" || die 5 "the group $GROUP could not be made"
     environment_lines | write_file_keeping_changes "$CONFIG_DIR/hostd.env" 600
     if [ "$has_systemd" = 0 ]; then
         say "systemd does not run here; start the daemon with: HOSTD_DATA_DIR=$data_dir hostd agent"
@@ -423,38 +430,58 @@ uninstall() {
     if [ "$has_systemd" = 1 ] && [ -f "$UNIT" ]; then
         run systemctl disable --now --quiet hostd.service || warn "the service could not be stopped"
     fi
-    sweep
+    sweep "$RUN_DIR"
+    mounts_below "$data_dir"
     for name in hostd hostctl; do
         case $(readlink "$LINK_DIR/$name" 2>/dev/null || true) in
         "$prefix"/*) run rm -f "$LINK_DIR/$name" ;;
         esac
     done
-    run rm -rf "$UNIT" "$CONFIG_DIR/hostd.env" "$RUN_DIR" "$prefix"
+    run rm -rf --one-file-system "$UNIT" "$CONFIG_DIR/hostd.env" "$prefix"
     [ ! -d "$CONFIG_DIR" ] || run rmdir "$CONFIG_DIR" 2>/dev/null || say "kept: $CONFIG_DIR (it has files of yours)"
     if [ "$keep_data" = 1 ]; then
         say "kept: $data_dir"
     else
-        run rm -rf "$data_dir"
+        run rm -rf --one-file-system "$data_dir"
     fi
+    if getent group "$GROUP" >/dev/null; then run groupdel "$GROUP" || warn "the group $GROUP stays"; fi
     [ "$has_systemd" = 0 ] || run systemctl daemon-reload
     say "hostd is removed; system packages stay"
 }
 
-# Ends what a daemon left: containers by their cgroups, mounts from the innermost out, the network.
+# Ends what a daemon of a run directory left: processes by their control groups, mounts from the
+# innermost out, the network. The names are those of hostd/runtime/naming.py.
 sweep() {
-    find /sys/fs/cgroup -type d \( -name hostd -o -name 'hostd-*' -o -name hostd.slice \) 2>/dev/null | while read -r group; do
-        [ ! -f "$group/cgroup.kill" ] || [ "$dry_run" = 1 ] || echo 1 >"$group/cgroup.kill" 2>/dev/null || true
+    if [ -f "$1/lock" ] && have flock && ! flock -n "$1/lock" true; then
+        die 3 "a daemon runs on $1" "stop it first"
+    fi
+    tag=$(printf '%s' "$1" | sha256sum | cut -c1-7)
+    find /sys/fs/cgroup -type d -name "hostd-$tag" 2>/dev/null | while read -r top; do
+        end_group "$top"
     done
-    mounts_below "$RUN_DIR"
-    mounts_below "$data_dir"
-    if have ip && [ "$dry_run" = 0 ]; then
-        ip netns list 2>/dev/null | awk '/^hostd-/ {print $1}' | while read -r name; do run ip netns delete "$name" || true; done
-        ip link delete hostd0 2>/dev/null </dev/null || true
+    mounts_below "$1"
+    if have ip && ip link show "hd-$tag" >/dev/null 2>&1; then
+        run ip link delete "hd-$tag" || warn "the bridge hd-$tag could not be removed"
     fi
-    if have nft && [ "$dry_run" = 0 ]; then
-        for family in inet ip; do nft delete table "$family" hostd 2>/dev/null </dev/null || true; done
+    if have nft && nft list table inet "hostd_$tag" >/dev/null 2>&1; then
+        run nft delete table inet "hostd_$tag" || warn "the nft table hostd_$tag could not be removed"
     fi
+    run rm -rf --one-file-system "$1"
 }
+
+# Kills every process of a control group and those below it, then removes them.
+end_group() {
+    say "control group: $1"
+    [ "$dry_run" = 0 ] || return 0
+    tries=0
+    while [ -n "$(group_processes "$1")" ] && [ "$tries" -lt 50 ]; do
+        group_processes "$1" | while read -r pid; do kill -KILL "$pid" 2>/dev/null || true; done
+        sleep 0.1
+        tries=$((tries + 1))
+    done
+    find "$1" -depth -type d -exec rmdir {} + 2>/dev/null || warn "$1 could not be removed"
+}
+group_processes() { find "$1" -name cgroup.procs -exec cat {} + 2>/dev/null; }
 
 mounts_below() {
     awk -v top="$1/" 'index($5 "/", top) == 1 {print $5}' /proc/self/mountinfo | sort -r | while read -r point; do
@@ -464,7 +491,7 @@ mounts_below() {
 
 main() {
     self=$0
-    prefix=/opt/hostd data_dir=/var/lib/hostd source='' python='' environment=''
+    prefix=/opt/hostd data_dir=/var/lib/hostd source='' python='' environment='' run_dir=''
     action=install start=1 keep_data=0 dry_run=0 yes=0 quiet=0
     parse "$@"
     case $action in
@@ -477,6 +504,10 @@ main() {
         check_machine
         install_packages
         develop
+        ;;
+    sweep)
+        check_directory "$run_dir"
+        sweep "$run_dir"
         ;;
     uninstall)
         check_machine

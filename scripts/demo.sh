@@ -54,12 +54,8 @@ stop_daemon() {
     daemon=
 }
 
-# After a clean stop there is nothing to unmount; after a kill there may be.
-sweep() {
-    awk -v top="$run_dir/" 'index($5 "/", top) == 1 {print $5}' /proc/self/mountinfo | sort -r |
-        while read -r point; do umount -l "$point" || true; done
-    rm -rf "$run_dir"
-}
+# After a clean stop only the directory is left; after a kill there may be more.
+sweep() { sh install.sh --quiet --sweep "$run_dir"; }
 
 finish() {
     status=$?
