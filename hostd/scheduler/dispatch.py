@@ -283,6 +283,10 @@ class Pool:
         self.run_us = took_us if known is None else known + _WEIGHT * (took_us - known)
         self.samples += 1
 
+    def note_slow(self) -> None:
+        """Some input takes long after all: send none ahead until many fast ones were seen."""
+        self.run_us = max(self.run_us or 0.0, float(STUCK_US))
+
     def stuck(self, now_us: int) -> list[tuple[Container, int]]:
         """Inputs sent ahead that wait behind a slow one: container and token."""
         return [

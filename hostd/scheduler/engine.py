@@ -191,8 +191,10 @@ class Engine:
             self.fleet.stop(container, "single use: it has run its input")
             if pool.queued:
                 self.fleet.scale_soon(pool)
-        elif pool.queued and (not container.in_flight or pool.is_fast):
-            self._send(container, pool.dequeue(), now_us)
+        elif pool.queued:
+            depth = 2 if pool.is_fast else 1
+            while pool.queued and len(container.in_flight) < depth:
+                self._send(container, pool.dequeue(), now_us)
         elif not container.in_flight:
             self.fleet.watch_idle(pool)
 
@@ -386,7 +388,10 @@ class Engine:
 
     def _unstick(self, pool: Pool) -> None:
         pool.stuck_timer = None
-        for container, token in pool.stuck(self._clock.monotonic_us()):
+        stuck = pool.stuck(self._clock.monotonic_us())
+        if stuck:
+            pool.note_slow()
+        for container, token in stuck:
             self._take_back(container, token)
         self.pump(pool)
         if pool.stuck_timer is None and pool.has_waiting_ahead():

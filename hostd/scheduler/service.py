@@ -332,4 +332,5 @@ class Scheduler:
 
     def check(self) -> None:
         """Assert the invariants of the whole state; for tests."""
+        self._timers.check()
         self._engine.check()

@@ -43,5 +43,9 @@ class GuardedTimers:
     async def wait_failed(self) -> None:
         """Wait until a callback fails, and raise what it raised."""
         await self._failed.wait()
-        assert self._error is not None
-        raise self._error
+        self.check()
+
+    def check(self) -> None:
+        """Raise what a callback raised, if one did."""
+        if self._error is not None:
+            raise self._error
