@@ -62,7 +62,7 @@ _LATER = [
 
 if not TYPE_CHECKING:
 
-    def __getattr__(name):
+    def __getattr__(name: str) -> object:
         """Load a name of the SDK, or its module of exceptions, on first use."""
         if name == "exception":
             value = __import__("hostd.sdk.exception", None, None, ["Error"])
@@ -74,6 +74,6 @@ if not TYPE_CHECKING:
         globals()[name] = value
         return value
 
-    def __dir__():
+    def __dir__() -> list[str]:
         """What completion offers, the names that are not loaded yet included."""
         return sorted({*globals(), *_HOMES, "exception"})

@@ -55,8 +55,8 @@ if TYPE_CHECKING:
 class App:
     """A group of functions, with an image that those without their own get.
 
-    Its ``function`` decorators register functions; ``with app.run():`` or ``hostctl run`` makes them
-    callable. A name is optional for an app that lives only while it runs.
+    Its ``function`` decorators register functions; ``with app.run():`` or ``hostctl run`` makes
+    them callable. A name is optional for an app that lives only while it runs.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class App:
         """Register a function; see docs/sdk.md for every keyword.
 
         Raises:
-            InvalidError: the parentheses are missing, or a value is out of range or not supported yet.
+            InvalidError: no parentheses, or a value that is out of range or not supported yet.
         """
         if _missing_parentheses is not None:
             raise InvalidError(

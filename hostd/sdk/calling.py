@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import sys
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hostd.errors import Error, InternalError, InvalidError, from_problem
@@ -196,10 +197,9 @@ class _Waiter(_Result):
         self.arrived.acquire()
 
     def _wake(self) -> None:
-        try:
+        # A result and the end of the stream may come from two threads at once.
+        with suppress(RuntimeError):
             self.arrived.release()
-        except RuntimeError:
-            pass  # A result and the end of the stream came from two threads at once.
 
 
 class _AsyncWaiter(_Result):

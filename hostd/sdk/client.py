@@ -1,4 +1,4 @@
-"""A client of a host's API: JSON requests, JSON lines, uploads, WebSockets; over TCP or a unix socket.
+"""A client of a host's API: JSON requests, JSON lines, uploads, WebSockets; TCP or unix socket.
 
 Connections are kept and used again; one that the server closed meanwhile is noticed before it is
 used. Errors of the server arrive as the classes of ``hostd.errors``. Safe to share between threads.
@@ -161,7 +161,7 @@ class Client:
         for connection in idle:
             connection.close()
 
-    # --- inside ------------------------------------------------------------------------------------
+    # --- inside -------------------------------------------------------------------------------
 
     def _put(self, digest: str, body: Union[bytes, Iterator[bytes]], size: int) -> dict[str, Any]:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}

@@ -1,9 +1,9 @@
 """Patterns that leave files out: the rules of ``.dockerignore``.
 
 Source: Docker's documentation of the file and the behaviour of its pattern matcher. A pattern is
-relative to the directory, whether or not it begins with ``/``; ``*`` and ``?`` stop at ``/``, ``**``
-does not; a directory that matches takes everything below it along; of several matches the last one
-counts, and ``!`` makes it keep the file.
+relative to the directory, whether or not it begins with ``/``; ``*`` and ``?`` stop at ``/``,
+``**`` does not; a directory that matches takes everything below it along; of several matches the
+last one counts, and ``!`` makes it keep the file.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import os
 import posixpath
 import re
 from pathlib import Path, PurePath
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Union
+from typing import TYPE_CHECKING, Union
 
 from hostd.errors import InvalidError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PATTERNS_MAX = 10_000
 

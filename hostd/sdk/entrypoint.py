@@ -1,8 +1,9 @@
 """Local entrypoints, and command lines turned into arguments of functions.
 
-``hostctl run file.py::fit --alpha 0.5`` calls ``fit(alpha=0.5)``: every parameter is a flag, and may
-also be given by position, in order. Types come from annotations, else from defaults: str, int, float,
-bool (``--flag`` and ``--no-flag``), datetime, Literal of texts or of integers, Optional of these.
+``hostctl run file.py::fit --alpha 0.5`` calls ``fit(alpha=0.5)``: every parameter is a flag, and
+may also be given by position, in order. Types come from annotations, else from defaults: str, int,
+float, bool (``--flag`` and ``--no-flag``), datetime, Literal of texts or of integers, Optional of
+these.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def _hints(raw: Callable[..., Any]) -> dict[str, Any]:
 
     try:
         return typing.get_type_hints(raw)
-    except Exception:  # noqa: BLE001 - annotations are code; one that cannot be evaluated is no type
+    except Exception:  # noqa: BLE001 - annotations are code: what cannot be evaluated is no type
         return dict(getattr(raw, "__annotations__", {}))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Protocol
 
     class Flag(Protocol):
-        """Raised from any thread; lowered by whoever waits, before it looks at what it waits for."""
+        """Raised from any thread; lowered by who waits, before it looks at what it waits for."""
 
         def raise_(self) -> None:
             """Wake who waits, now or when it comes to wait."""
@@ -47,10 +48,9 @@ class LoopFlag:
 
     def raise_(self) -> None:
         """Wake the task; called from any thread."""
-        try:
+        # When the loop was closed meanwhile, nobody waits.
+        with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._event.set)
-        except RuntimeError:
-            pass  # The loop was closed meanwhile; nobody waits.
 
     async def wait(self) -> None:
         """Wait until raised."""

@@ -1,7 +1,8 @@
 """Function: a Python function that runs in containers.
 
-The object replaces the function in the user's module. Its methods ``remote``, ``map`` and so on load
-the calling code when they are first used: in a container, where nobody calls, they cost nothing.
+The object replaces the function in the user's module. Its methods ``remote``, ``map`` and so on
+load the calling code when they are first used: in a container, where nobody calls, they cost
+nothing.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Function(Generic[P, R_co, L_co]):
     def _hostd_raw(self) -> Callable[P, L_co]:
         """The user's function; the runner takes it from here when it serves this function.
 
-        An import that ``image.imports()`` let pass is due now: this container is the one it was for.
+        An import that ``image.imports()`` let pass is due now: it was for this container.
         """
         image = self.image
         if image is not None and image.import_error is not None and not is_local():
@@ -116,6 +117,7 @@ class Function(Generic[P, R_co, L_co]):
         return self._raw
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: it would not say where to run."""
         raise InvalidError(
             f"function {self.name} was called directly",
             hint=f"{self.name}.remote(...) runs it in a container, {self.name}.local(...) here",
@@ -257,7 +259,8 @@ class Map(_Method, Generic[R_co]):
         return_exceptions: bool = False,
     ) -> AsyncIterator[Any]:
         """The same for ``async for``; the inputs may be async iterators, too."""
-        from hostd.sdk.mapping import map_inputs_async, zipped_async
+        from hostd.sdk.mapping import map_inputs_async
+        from hostd.sdk.pump import zipped_async
 
         return map_inputs_async(
             self._function,
@@ -362,7 +365,8 @@ class ForEach(_Method):
         ignore_exceptions: bool = False,
     ) -> None:
         """The same without blocking the event loop."""
-        from hostd.sdk.mapping import map_inputs_async, zipped_async
+        from hostd.sdk.mapping import map_inputs_async
+        from hostd.sdk.pump import zipped_async
 
         async for _ in map_inputs_async(
             self._function,
@@ -379,4 +383,4 @@ def _zipped(input_iterators: tuple[Iterable[Any], ...]) -> Iterator[tuple[Any, .
         raise InvalidError(
             "map was given no inputs", hint="pass at least one iterable: f.map([1, 2])"
         )
-    return zip(*input_iterators)  # noqa: B905 - stops at the shortest, as Modal's map does
+    return zip(*input_iterators)

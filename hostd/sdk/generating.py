@@ -1,7 +1,8 @@
 """Values as a generator function yields them: what is behind ``remote_gen``.
 
-Values are kept until the loop takes them. The connection is shared with other calls, so a slow loop
-cannot slow down the generator; beyond the bounds below the call is cancelled with an error that says so.
+Values are kept until the loop takes them. The connection is shared with other calls, so a slow
+loop cannot slow down the generator; beyond the bounds below the call is cancelled with an error
+that says so.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class _GeneratorCall:
         self._bytes = 0
         self._error: Error | None = None
 
-    # --- the consumer --------------------------------------------------------------------------------
+    # --- the consumer -------------------------------------------------------------------------
 
     def open(self, payload: bytes) -> None:
         """Begin the call, from this thread."""
@@ -151,7 +152,7 @@ class _GeneratorCall:
         header = self._target.header(self._call_id, "gen", [len(payload)], last=True)
         self._target.stream.send(header, [payload])
 
-    # --- the reader thread ---------------------------------------------------------------------------
+    # --- the reader thread --------------------------------------------------------------------
 
     def outputs(self, items: list[Item]) -> None:
         """Values arrived, or the end."""
@@ -162,7 +163,7 @@ class _GeneratorCall:
             if is_over:
                 self._items, self._bytes = [], 0
                 self._error = ResourceExhaustedError(
-                    f"more than {VALUES_MAX} values or {VALUES_BYTES_MAX} bytes of a generator wait for the loop",
+                    f"over {VALUES_MAX} values or {VALUES_BYTES_MAX} bytes of a generator wait",
                     hint="take values faster, or yield less",
                 )
         if is_over:

@@ -29,10 +29,10 @@ else:
 
         __slots__ = ()
 
-        def __class_getitem__(cls, item):
+        def __class_getitem__(cls, item: object) -> type:
             return cls
 
-    def overload(signature):
+    def overload(signature: object) -> object:
         """Overloads are for type checkers."""
         return signature
 

@@ -1,7 +1,7 @@
 """Image: the recipe of a container's file system, one immutable step after another.
 
 A recipe only records: it is resolved (files hashed, Dockerfiles read) when an app runs, by
-``hostd/sdk/recipe.py``. In containers, where images are defined again by the imported module, nothing
+``hostd/sdk/recipe.py``. In containers, where the imported module defines its images again, nothing
 is ever resolved, so no method here touches a local file.
 """
 
@@ -30,6 +30,7 @@ PYTHON = "python3"
 """Every image with Python has this name; ``python`` alone is missing on Debian."""
 SOURCE_ROOT = "/root"
 """Where the user's modules lie in containers."""
+_PLAIN = dict.fromkeys(map(ord, "+-.:=_/"), "a")
 REQUIREMENTS_PATH = "/.hostd/requirements.txt"
 _LATER = frozenset(
     [
@@ -66,7 +67,7 @@ class Image:
         self.import_error: Exception | None = None
         """What ``imports()`` caught."""
 
-    # --- where images begin --------------------------------------------------------------------
+    # --- where images begin -------------------------------------------------------------------
 
     @staticmethod
     def debian_slim(python_version: str | None = None, *, force_build: bool = False) -> Image:
@@ -120,7 +121,7 @@ class Image:
         )
         return Image((step,), force_all=force_build)
 
-    # --- steps that run commands ---------------------------------------------------------------
+    # --- steps that run commands --------------------------------------------------------------
 
     def apt_install(self, *packages: str | Sequence[str], force_build: bool = False) -> Image:
         """Install Debian packages."""
@@ -133,7 +134,7 @@ class Image:
         )
         return self._then(_run(command, force=force_build))
 
-    def pip_install(
+    def pip_install(  # noqa: PLR0913 - Modal's keywords
         self,
         *packages: str | Sequence[str],
         find_links: str | None = None,
@@ -154,7 +155,7 @@ class Image:
         options = _pip_options(find_links, index_url, extra_index_url, pre=pre, extra=extra_options)
         return self._then(_run([*_pip(), *options, *names], force=force_build))
 
-    def pip_install_from_requirements(
+    def pip_install_from_requirements(  # noqa: PLR0913 - Modal's keywords
         self,
         requirements_txt: LocalPath,
         *,
@@ -221,7 +222,7 @@ class Image:
         forced = (_run(["true"], force=True),) if force_build else ()
         return self._then(*forced, step)
 
-    # --- steps that change the configuration ----------------------------------------------------
+    # --- steps that change the configuration --------------------------------------------------
 
     def env(self, variables: Mapping[str, str]) -> Image:
         """Set environment variables."""
@@ -243,7 +244,7 @@ class Image:
         """Set the shell of later ``run_commands``."""
         return self._then({"op": "shell", "args": _list("shell", shell_commands)})
 
-    # --- local files ---------------------------------------------------------------------------
+    # --- local files --------------------------------------------------------------------------
 
     def add_local_file(
         self, local_path: LocalPath, remote_path: str | PurePath, *, copy: bool = False
@@ -281,7 +282,7 @@ class Image:
             image = image._add(LocalCopy.of_module(module, SOURCE_ROOT, ignore), copy=copy)
         return image
 
-    # --- in the user's module --------------------------------------------------------------------
+    # --- in the user's module -----------------------------------------------------------------
 
     def imports(self) -> Imports:
         """Guard imports that only work in this image: ``with image.imports(): import torch``.
@@ -290,7 +291,7 @@ class Image:
         """
         return Imports(self)
 
-    # --- inside ------------------------------------------------------------------------------------
+    # --- inside -------------------------------------------------------------------------------
 
     def _then(self, *steps: StepRecord) -> Image:
         if self.attached:
@@ -374,6 +375,8 @@ def _list(what: str, given: Sequence[str]) -> list[str]:
 
 
 def _quoted(words: list[str]) -> list[str]:
+    if all(word.isascii() and word.translate(_PLAIN).isalnum() for word in words):
+        return words  # Every usual name; shlex costs a millisecond in every container.
     import shlex
 
     return [shlex.quote(word) for word in words]

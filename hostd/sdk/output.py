@@ -1,7 +1,8 @@
 """What a person sees while an app runs.
 
 ``Observer`` is what a session tells; the CLI has its own. ``PlainOutput``, the default, writes the
-lines of containers to stdout and stderr as they come, before the result of the call that wrote them.
+lines of containers to stdout and stderr as they come, before the result of the call that wrote
+them.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     class Observer(Protocol):
         """Told of progress. Nothing may be raised, and nothing may wait for long.
 
-        ``logs`` and ``container`` are called by the stream's reader thread, the others by the thread
-        that runs the app.
+        ``logs`` and ``container`` are called by the stream's reader thread, ``uploading`` and the
+        others by the thread that runs the app.
         """
 
         def building(self, event: dict[str, Any], image: int, images: int) -> None:

@@ -23,7 +23,7 @@ from hostd.errors import (
     RemoteError,
     SerializationError,
 )
-from hostd.sdk.entry_module import container_name
+from hostd.sdk.entry_module import script_name
 from hostd.sdk.reference import named_in_main, resolve, resolve_raw
 from hostd.sdk.remote_traceback import with_frames
 
@@ -98,7 +98,7 @@ def unpack_exception(fields: Sequence[Buffer]) -> Exception:
         error.__suppress_context__ = bool(record.get("suppress_context"))
         frames: Frames = record.get("frames") or ()
         return with_frames(error, frames)
-    except Exception as failure:  # noqa: BLE001 - a hostile exception class must not hide the failure
+    except Exception as failure:  # noqa: BLE001 - a hostile class must not hide the failure
         return RemoteError(
             f"{kind}: {message}\n\n{text.rstrip()}\n({failure!r} while rebuilding it)"
         )
@@ -117,7 +117,7 @@ def _record(field: Buffer) -> dict[str, Any]:
 def _dump(what: str, value: Any) -> bytes:
     try:
         data = pickle.dumps(value, PROTOCOL)
-    except Exception:  # noqa: BLE001 - cloudpickle may succeed, or says what is wrong
+    except Exception:  # noqa: BLE001 - cloudpickle succeeds, or says what is wrong
         return _dump_by_value(what, value)
     # The name may also be part of a text; then only this detour is taken in vain.
     return _dump_by_value(what, value) if b"__main__" in data else data
@@ -160,8 +160,8 @@ def _pickler_class() -> Any:
 def _by_name(value: Any) -> tuple[Any, ...] | None:
     if not isinstance(value, (type, FunctionType)):
         return None
-    name = container_name("__main__")
-    if name is None or name == "__main__" or not named_in_main(value):
+    name = script_name()
+    if name is None or not named_in_main(value):
         return None
     finder = resolve if isinstance(value, type) else resolve_raw
     return finder, (name, value.__qualname__)

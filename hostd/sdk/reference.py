@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from hostd.sdk.entry_module import container_name
+from hostd.sdk.entry_module import container_name, script_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def reduce_function(function: Function[Any, Any, Any]) -> tuple[Any, ...]:
     found: Any = module
     for part in function.__qualname__.split("."):
         found = getattr(found, part, None)
-    name = container_name(function.__module__)
+    is_main = function.__module__ == "__main__"
+    name = script_name() if is_main else container_name(function.__module__)
     if found is function and name is not None:
         return resolve, (name, function.__qualname__)
     return detached_function, (function.get_raw_f(), function.app.name, function.name)

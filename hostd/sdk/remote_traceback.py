@@ -11,6 +11,7 @@ from __future__ import annotations
 import linecache
 import os
 import types
+from contextlib import suppress
 from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
@@ -41,14 +42,13 @@ class _Stop(Exception):
 
 def _frame(filename: str, name: str, line: int) -> types.FrameType:
     code = compile("raise stop", filename, "exec").replace(co_name=name, co_firstlineno=line)
-    try:
-        exec(code, {"stop": _Stop(), "__name__": "remote", "__file__": filename})  # noqa: S102 - our text
-    except _Stop as stop:
-        assert stop.__traceback__ is not None
-        inner = stop.__traceback__.tb_next
-        assert inner is not None
-        return inner.tb_frame
-    raise AssertionError("unreachable")
+    stop = _Stop()
+    with suppress(_Stop):
+        exec(code, {"stop": stop, "__name__": "remote", "__file__": filename})  # noqa: S102 - our text
+    here = stop.__traceback__
+    assert here is not None
+    assert here.tb_next is not None
+    return here.tb_next.tb_frame
 
 
 def _remember(filename: str, line: int, source: Optional[str]) -> None:

@@ -6,7 +6,7 @@ from hostd.errors import InvalidError
 
 
 class Retries:
-    """A retry policy: the n-th retry waits ``initial_delay * backoff_coefficient ** (n - 1)`` seconds.
+    """A policy: retry n waits ``initial_delay * backoff_coefficient ** (n - 1)`` seconds.
 
     The wait is at least 1 s and at most ``max_delay``. Timeouts count as failures; a container that
     is lost with its host does not use up a retry.
@@ -42,7 +42,8 @@ class Retries:
 
     def __repr__(self) -> str:
         return (
-            f"Retries(max_retries={self.max_retries}, backoff_coefficient={self.backoff_coefficient}, "
+            f"Retries(max_retries={self.max_retries}, "
+            f"backoff_coefficient={self.backoff_coefficient}, "
             f"initial_delay={self.initial_delay}, max_delay={self.max_delay})"
         )
 

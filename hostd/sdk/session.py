@@ -6,10 +6,11 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from hostd.errors import ConnectionError, Error, ImageBuildError, InvalidError, from_problem
+from hostd.errors import Error, InvalidError
+from hostd.sdk.building import build
 from hostd.sdk.calling import Target
 from hostd.sdk.client import Client
-from hostd.sdk.entry_module import container_name, known_as_module
+from hostd.sdk.entry_module import bring_script, container_name
 from hostd.sdk.image import Image
 from hostd.sdk.output import default_observer
 from hostd.sdk.payload import pack_function
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 STOP_TIMEOUT_S = 10.0
 """Of the request that stops the app; the end of the stream stops it anyway."""
 FLUSH_TIMEOUT_S = 1.0
-BUILD_TAIL_LINES = 20
-"""Output of a failed step that its error shows."""
 
 
 class AppRun:
@@ -102,7 +101,8 @@ class Session:
         Raises:
             Error: an image cannot be built, a file cannot be read, the host refuses.
         """
-        known_as_module()
+        if any(f.includes_source and f.__module__ == "__main__" for f in self._functions):
+            bring_script()
         image_ids = self._build_images()
         specs = [self._spec(function, image_ids) for function in self._functions]
         self._contents.upload(self._client, self._observer)
@@ -137,7 +137,7 @@ class Session:
         except Error:
             pass  # The end of the stream stops the app as well.
 
-    # --- the steps of start --------------------------------------------------------------------------
+    # --- the steps of start -------------------------------------------------------------------
 
     def _build_images(self) -> dict[int, str]:
         """The id of every image in use, by the identity of its Image object."""
@@ -149,23 +149,15 @@ class Session:
         for key, request in requests.items():
             text = json.dumps(request, sort_keys=True)
             if text not in built:
-                built[text] = self._build(request, len(built) + 1, len(requests))
+                built[text] = build(
+                    self._client,
+                    request,
+                    self._observer,
+                    image=len(built) + 1,
+                    images=len(requests),
+                )
             found[key] = built[text]
         return found
-
-    def _build(self, request: dict[str, object], number: int, count: int) -> str:
-        tail: list[str] = []
-        for event in self._client.lines("POST", "/api/v1/builds", request):
-            self._observer.building(event, number, count)
-            if event["kind"] == "line":
-                tail = [*tail[1 - BUILD_TAIL_LINES :], event.get("text", "")]
-            elif event["kind"] == "step":
-                tail = []
-            elif event["kind"] == "done":
-                return str(event["image_id"])
-            elif event["kind"] == "failed":
-                raise _build_error(event["problem"], tail)
-        raise ConnectionError("the log of a build ended without its result")
 
     def _spec(
         self, function: Function[Any, Any, Any], image_ids: dict[int, str]
@@ -206,12 +198,3 @@ _default_image = Image.debian_slim()
 
 def _image_of(function: Function[Any, Any, Any]) -> Image:
     return function.image or _default_image
-
-
-def _build_error(problem: dict[str, Any], tail: list[str]) -> Error:
-    """The error of a failed build, with the last lines of the step that failed."""
-    error = from_problem(problem)
-    if isinstance(error, ImageBuildError) and tail:
-        text = "\n".join([error.text, *(f"    {line}" for line in tail)])
-        return ImageBuildError(text, hint=error.hint, **error.fields)
-    return error

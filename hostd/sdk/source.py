@@ -88,7 +88,7 @@ def named_module(name: str, remote: str, ignore: Ignore | None) -> list[Entry]:
 
 
 def of_function(function: Function[Any, Any, Any]) -> list[Entry]:
-    """What a function's container needs besides its image: its module, and the image's additions."""
+    """What a function's container needs besides its image: its module, the image's additions."""
     found: list[Entry] = []
     if function.includes_source:
         found += of_module(function.get_raw_f().__module__)

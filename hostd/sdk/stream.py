@@ -1,7 +1,7 @@
 """The call stream: calls, results, logs and progress of one app over one WebSocket.
 
-A message is 4 bytes big-endian length of the header, the header in JSON, and the payloads whose sizes
-the header lists (``hostd/model.py``, last section).
+A message is 4 bytes big-endian length of the header, the header in JSON, and the payloads whose
+sizes the header lists (``hostd/model.py``, last section).
 
 Concurrency: the reader thread receives and hands every message to the call it belongs to; a call's
 methods run on that thread and must not wait. A caller sends from its own thread, under the socket's
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Buffer = Union[bytes, memoryview]
 
     class OpenCall(Protocol):
-        """A call that waits for results; its methods are called by the reader thread, one at a time."""
+        """A call that waits for results; the reader thread calls its methods, one at a time."""
 
         def outputs(self, items: list[tuple[int, str, list[memoryview]]]) -> None:
             """Results arrived: index of the input, status, fields."""
@@ -143,14 +143,14 @@ class Stream:
             if thread is not threading.current_thread():
                 thread.join(JOIN_TIMEOUT_S)
 
-    # --- the reader thread ---------------------------------------------------------------------------
+    # --- the reader thread --------------------------------------------------------------------
 
     def _read(self) -> None:
         try:
             self._receive_all()
         except Error as error:
             self._lose(error)
-        except Exception as error:  # noqa: BLE001 - the root of a thread: whatever it is fails the calls
+        except Exception as error:  # noqa: BLE001 - the root of a thread: it fails the calls
             self._lose(ConnectionError(f"the stream broke: {type(error).__name__}: {error}"))
         self._socket.abort()
         self._jobs.put(None)
@@ -203,7 +203,7 @@ class Stream:
         for call in calls:
             call.lost(self._error)
 
-    # --- the writer thread ---------------------------------------------------------------------------
+    # --- the writer thread --------------------------------------------------------------------
 
     def _write(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -211,7 +211,7 @@ class Stream:
                 job()
             except ConnectionError:
                 pass  # The reader sees the same end and fails the calls.
-            except Exception as error:  # noqa: BLE001 - the root of a thread
+            except Exception as error:  # noqa: BLE001 - the root of a thread: it fails the calls
                 self._lose(ConnectionError(f"the stream broke: {type(error).__name__}: {error}"))
                 self._socket.abort()
 

@@ -23,7 +23,7 @@ ASK_MAX = 50_000
 UPLOADS_AT_ONCE = 4
 """Enough to hide the round trips of small files; more only share the same wire."""
 _hashes: dict[tuple[str, int, int, int], str] = {}
-"""Digests of unchanged files, by path, inode, size and time: notebooks run an app again and again."""
+"""Digests of files by path, inode, size and time: notebooks run an app again and again."""
 HASHES_MAX = 200_000
 SETTLED_NS = 2_000_000_000
 """The coarsest time stamps of common file systems are 2 s apart."""

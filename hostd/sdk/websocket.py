@@ -1,8 +1,8 @@
 """A WebSocket client over a connected socket (RFC 6455), from the standard library.
 
-Blocking, binary and text messages, no extensions. One thread reads; any thread may send: a lock keeps
-frames whole. Frames are masked with a key of zero, which the RFC allows to choose and which saves a
-pass over the data: masking protects proxies from scripts in browsers, and here is neither.
+Blocking, binary and text messages, no extensions. One thread reads; any thread may send: a lock
+keeps frames whole. Frames are masked with a key of zero, which the RFC allows to choose and which
+saves a pass over the data: masking protects proxies from scripts in browsers, and here is neither.
 
 Waits are bounded by the socket's own timeouts (SO_RCVTIMEO, SO_SNDTIMEO) and not by Python's, which
 would make every read two system calls and end a send in the middle of a frame.
@@ -16,6 +16,7 @@ import os
 import socket
 import struct
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hostd.errors import ConnectionError, PayloadTooLargeError
@@ -125,13 +126,11 @@ class WebSocket:
     def abort(self) -> None:
         """Close at once; a thread that is reading wakes up."""
         self.is_closed = True
-        try:
+        with suppress(OSError):  # It may not be connected any more.
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # It was not connected any more.
         self._socket.close()
 
-    # --- reading -----------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------
 
     def _receive_frame(self) -> tuple[int, memoryview] | None:
         """Read one frame; a whole message, or None when there is more to come.
@@ -199,10 +198,8 @@ class WebSocket:
     def _closed_by_peer(self, payload: bytes) -> None:
         self.close_code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
         self.close_reason = payload[2:].decode("utf-8", "replace")
-        try:
+        with suppress(OSError):  # The answer is a courtesy.
             self.send([payload[:2]], kind=CLOSE)
-        except OSError:
-            pass  # The answer is a courtesy.
         reason = f": {self.close_reason}" if self.close_reason else ""
         raise ConnectionError(f"the server closed the connection (code {self.close_code}){reason}")
 
@@ -237,7 +234,7 @@ class WebSocket:
             have += count
         return whole
 
-    # --- writing -----------------------------------------------------------------------------------
+    # --- writing ------------------------------------------------------------------------------
 
     def _write(self, data: Part) -> None:
         view = memoryview(data)

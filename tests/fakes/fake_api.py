@@ -27,6 +27,7 @@ from aiohttp import WSMsgType, web
 from hostd.errors import Error, InvalidError, NotFoundError, to_problem
 from hostd.ids import new_id
 from hostd.runner import context
+from hostd.runner.values import dump
 
 START_TIMEOUT_S = 10
 
@@ -77,10 +78,10 @@ class FakeCall:
                 for item in value:
                     if self.is_over:
                         return
-                    yield "yield", [pickle.dumps(item)]
+                    yield "yield", [dump(item)]
                 yield "end", []
             else:
-                yield "ok", [pickle.dumps(value)]
+                yield "ok", [dump(value)]
         except Error as error:
             yield "failed", [json.dumps(to_problem(error)).encode()]
         except BaseException as error:
@@ -106,7 +107,9 @@ class FakeCall:
 
 def raised_fields(error: BaseException) -> list[bytes]:
     """What a runner sends for an exception; see hostd/runner/outcome.py."""
-    frames = [(f.filename, f.lineno, f.name, f.line) for f in traceback.extract_tb(error.__traceback__)]
+    frames = [
+        (f.filename, f.lineno, f.name, f.line) for f in traceback.extract_tb(error.__traceback__)
+    ]
     record = {
         "exception": error,
         "cause": error.__cause__,
@@ -115,7 +118,7 @@ def raised_fields(error: BaseException) -> list[bytes]:
         "frames": [frame for frame in frames if "fake_api" not in frame[0]],
     }
     try:
-        pickled = pickle.dumps(record)
+        pickled = dump(record)
     except Exception:
         pickled = b""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
@@ -310,7 +313,10 @@ class FakeAPI:
     @web.middleware
     async def _answer(self, request: web.Request, handler: Any) -> web.StreamResponse:
         try:
-            if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":
+            if (
+                self.token is not None
+                and request.headers.get("Authorization") != f"Bearer {self.token}"
+            ):
                 from hostd.errors import AuthError
 
                 raise AuthError("the token is wrong")
@@ -367,7 +373,9 @@ class FakeAPI:
         app_id = new_id("ap")
         self.apps[app_id] = wanted
         infos = [{"id": function.id, "name": function.spec["name"]} for function in functions]
-        return web.json_response({"id": app_id, "name": wanted["name"], "functions": infos}, status=201)
+        return web.json_response(
+            {"id": app_id, "name": wanted["name"], "functions": infos}, status=201
+        )
 
     async def _stop_app(self, request: web.Request) -> web.Response:
         app_id = request.match_info["id"]
