@@ -329,7 +329,9 @@ install_program() {
         pip_install "$environment" --force-reinstall --no-deps "$source"
     fi
     run "$environment/bin/python" -m compileall -q "$environment/lib" || true
-    run "$environment/bin/hostctl" version || die 5 "the installed hostctl does not start"
+    for name in hostd hostctl; do
+        run "$environment/bin/$name" --version || die 5 "the installed $name does not start"
+    done
     run ln -sfn "$environment" "$prefix/current"
     for name in hostd hostctl; do
         run ln -sfn "$prefix/current/bin/$name" "$LINK_DIR/$name"
