@@ -6,7 +6,7 @@ when it was last hashed is whole (4 µs), any other is hashed, and what is damag
 fetched, all of it at the same time.
 
 Concurrency: on the daemon's loop. Each image has a lock, held while it is checked, mounted or let
-go; ``is_ready`` is set last, and read without the lock. Who mounts an overlay pins its images
+go; ``is_ready`` and ``is_checked`` are read without the lock. Who mounts an overlay pins its images
 first: an image without pins may be unmounted, since overlays keep what they were mounted from.
 """
 
@@ -30,6 +30,7 @@ from hostd.fs.image import ImageStore
 from hostd.fs.index import Attributes
 from hostd.fs.probe import FSMode
 from hostd.fs.supervisor import Supervisor
+from hostd.fs.watch import BlobWatch
 from hostd.ids import Digest, ImageId, hex_of
 from hostd.log import get_logger
 
@@ -81,6 +82,7 @@ class ImageLayers:
         self._in_thread = in_thread
         self._layers: OrderedDict[ImageId, Layer] = OrderedDict()
         self._mount_lock = threading.Lock()
+        self._watch = BlobWatch(images.cas.objects)
 
     def ready_count(self) -> int:
         """How many images are mounted or served."""
@@ -109,7 +111,8 @@ class ImageLayers:
         """
         layer = self._layers.setdefault(image, Layer())
         self._layers.move_to_end(image)
-        if layer.is_ready:
+        self._look_for_touched_blobs()
+        if layer.is_ready and layer.is_checked:
             return 0
         async with layer.lock:
             mount_ns = await self._prepare(image, layer)
@@ -118,15 +121,31 @@ class ImageLayers:
 
     async def _prepare(self, image: ImageId, layer: Layer) -> int:
         """Under the lock: check and mount, unless another caller just did."""
+        while not layer.is_checked:
+            # Set before the check: a change that is noticed meanwhile takes it back.
+            layer.is_checked = True
+            try:
+                await self._check(image)
+            except BaseException:
+                layer.is_checked = False
+                raise
         if layer.is_ready:
             return 0
-        if not layer.is_checked:
-            await self._check(image)
-            layer.is_checked = True
         started = time.perf_counter_ns()
         await self._offer(image, layer)
         layer.is_ready = True
         return time.perf_counter_ns() - started
+
+    def close(self) -> None:
+        """Stop watching the blobs. May be repeated."""
+        self._watch.close()
+
+    def _look_for_touched_blobs(self) -> None:
+        """If somebody touched blobs, check every image once more before its next root."""
+        if self._watch.touched():
+            log.warning("blobs were touched, images are checked again")
+            for layer in self._layers.values():
+                layer.is_checked = False
 
     async def forget(self, image: ImageId) -> None:
         """Let go of an image that is about to be deleted; it is checked again if it comes back."""

@@ -152,6 +152,8 @@ class FileSystem:
 
     async def close(self) -> None:
         """Unmount everything and end hostd-fs; containers must be gone. May be repeated."""
+        if self._layers is not None:
+            self._layers.close()
         async with contextlib.AsyncExitStack() as last_to_first:
             last_to_first.push_async_callback(asyncio.to_thread, self._janitor.shutdown)
             last_to_first.push_async_callback(asyncio.to_thread, self._sweep)

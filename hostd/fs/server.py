@@ -97,6 +97,11 @@ class HostdFS(pyfuse3.Operations):
         self._listings: dict[int, list[tuple[bytes, int]]] = {}
         self._handles = itertools.count(1)
         self.requests: Counter[str] = Counter()
+        self.initialised = trio.Event()
+
+    def init(self) -> None:
+        """The kernel's first request is being answered."""
+        self.initialised.set()
 
     # --- names and attributes --------------------------------------------------------------------
 
@@ -347,11 +352,17 @@ async def serve(arguments: argparse.Namespace) -> None:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_follow, link, filesystem, trees, nursery.cancel_scope)
-            await link.send(control.Ready(pid=os.getpid()))
+            nursery.start_soon(_say_ready, link, filesystem)
             await pyfuse3.main(max_tasks=TASKS_MAX)
             nursery.cancel_scope.cancel()
     finally:
         pyfuse3.close(unmount=True)
+
+
+async def _say_ready(link: DaemonLink, filesystem: HostdFS) -> None:
+    """Not before the kernel has our answer to INIT: it resets the read-ahead then."""
+    await filesystem.initialised.wait()
+    await link.send(control.Ready(pid=os.getpid()))
 
 
 async def _follow(

@@ -183,6 +183,39 @@ async def test_blob_changed_under_a_warm_image_is_never_served_by_hostd_fs(
         assert await read_error(root.path / "big") == errno.EIO
 
 
+@pytest.mark.parametrize("damage", ["in place", "replaced", "deleted"])
+async def test_blob_touched_under_a_warm_image_is_found_before_the_next_root(
+    host: Host, source: Path, tmp_path: Path, damage: str
+) -> None:
+    image = host.save(source)
+    other = copy_of_objects(host, tmp_path / "other")
+    path = host.cas.path(host.blob_of(image, b"/big"))
+    async with host.running("erofs") as fs:
+        await fs.unmount_rootfs(await fs.mount_rootfs("before", [image]))
+        if damage == "in place":
+            flip_bit(path)
+        else:
+            content = path.read_bytes()
+            path.unlink()
+            if damage == "replaced":
+                path.write_bytes(b"\0" + content[1:])
+        with pytest.raises((BlobCorruptError, BlobMissingError)):
+            await fs.mount_rootfs("after", [image])
+        fs._fetcher._sources = (DirectorySource(other),)
+        root = await fs.mount_rootfs("healed", [image])
+        assert (root.path / "big").read_bytes() == (source / "big").read_bytes()
+
+
+async def test_blobs_that_come_in_do_not_cause_a_check(host: Host, source: Path) -> None:
+    image = host.save(source)
+    async with host.running("erofs") as fs:
+        await fs.mount_rootfs("one", [image])
+        (source / "more").write_bytes(os.urandom(3_000))
+        other = host.save(source)
+        host.cas.link_late(host.blob_of(other, b"/more"))
+        assert fs._ready_layers._watch.touched() is False
+
+
 class _Slow:
     """A source that never answers."""
 
