@@ -1,0 +1,124 @@
+"""Cold start of a function's container: launch decision to READY and to the first line of user code.
+
+Needs root. Uses the small image of the launcher's integration tests. Prints one JSON line with the
+median of every phase. Baseline in the same run: the OCI runtime running /bin/sh, and the bare
+interpreter of the same image outside of any container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import logging
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import structlog
+import uvloop
+
+HERE = Path(__file__).parent
+spec = importlib.util.spec_from_file_location(
+    "launcher_conftest", HERE.parent / "tests/integration/launcher/conftest.py"
+)
+support = importlib.util.module_from_spec(spec)
+sys.modules["launcher_conftest"] = support
+spec.loader.exec_module(support)
+
+ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+TEXT = "import time\nprint(time.monotonic_ns())\ndef f():\n    print(time.monotonic_ns())\n"
+
+
+async def measure(host) -> dict[str, object]:
+    function = host.function(TEXT)
+    phases: dict[str, list[int]] = {}
+    ready, line, stop = [], [], []
+    for number in range(ROUNDS + 2):
+        begun = time.monotonic_ns()
+        handle, events = host.launch(function)
+        handle.send_input(1, support.pickle.dumps(((), {})))
+        await events.is_ready()
+        await events.value()
+        at_ready = events.ready_at
+        first_line = int(events.lines[1][1])
+        stopping = time.perf_counter()
+        handle.stop()
+        await events.error()
+        ended = time.perf_counter() - stopping
+        await host.wait_cleaned()
+        if number < 2:
+            continue  # what is done once: checks of the image, its mount
+        ready.append((at_ready * 1e9 - begun) / 1e6)
+        line.append((first_line - begun) / 1e6)
+        stop.append(ended * 1e3)
+        for name, us in events.phases_us.items():
+            phases.setdefault(name, []).append(us)
+    return {
+        "ready_ms": round(statistics.median(ready), 1),
+        "first_line_in_function_ms": round(statistics.median(line), 1),
+        "first_line_min_ms": round(min(line), 1),
+        "stop_ms": round(statistics.median(stop), 1),
+        "phases_us": {name: round(statistics.median(values)) for name, values in phases.items()},
+    }
+
+
+async def many(host, count: int) -> float:
+    function = host.function("def f(x): return x\n")
+    begun = time.perf_counter()
+    pairs = [host.launch(function) for _ in range(count)]
+    for number, (handle, events) in enumerate(pairs):
+        handle.send_input(1, support.pickle.dumps(((number,), {})))
+    for _, events in pairs:
+        await events.value()
+    took = time.perf_counter() - begun
+    for handle, _ in pairs:
+        handle.kill()
+    await host.wait_cleaned()
+    return took
+
+
+async def main() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        top = Path(directory)
+        root = top / "root"
+        root.mkdir()
+        support.make_root(root)
+        bare = []
+        for _ in range(ROUNDS):
+            begun = time.perf_counter()
+            subprocess.run(["/usr/bin/python3", "-c", "pass"], check=True)
+            bare.append((time.perf_counter() - begun) * 1e3)
+        cas = support.CAS(top / "cas")
+        images = support.ImageStore(cas, top / "images")
+        image = images.save(
+            support.ingest_directory(root, cas, move=True),
+            support.ImageConfig(env={"PATH": "/usr/bin:/bin"}),
+        )
+        run_dir = Path(tempfile.mkdtemp(prefix="hostd-bench-"))
+        host = support.LauncherHost(run_dir, support.StoredImage(top, image))
+        await host.runtime.start()
+        await host.fs.start()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                serving = tasks.create_task(host.fs.run())
+                launching = tasks.create_task(host.launcher.run())
+                figures = await measure(host)
+                figures["hundred_answered_s"] = round(await many(host, 100), 2)
+                launching.cancel()
+                await asyncio.wait({launching})
+                serving.cancel()
+        finally:
+            await host.fs.close()
+            await host.runtime.close()
+        figures["interpreter_alone_ms"] = round(statistics.median(bare), 1)
+        figures["oci"] = host.config.runtime.oci
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    uvloop.run(main())
