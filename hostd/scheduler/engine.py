@@ -250,9 +250,9 @@ class Engine:
         pool = container.pool
         pool.became_ready(container, now_us)
         self.fleet.watch_idle(pool)
+        self.fleet.serve_held()
         self.pump(pool)
         self.fleet.scale(pool)
-        self.fleet.serve_held()
 
     def container_line(
         self, container_id: ContainerId, stream: str, text: bytes, at_us: int
@@ -295,9 +295,10 @@ class Engine:
         failure = container.start_failure or (died if was_useless else None)
         if failure is not None and self.fleet.start_failed(pool, failure):
             self.refuse_waiting(pool, failure)
+        # Others may have waited longer for the place than this function has.
+        self.fleet.serve_held()
         self.pump(pool)
         self.fleet.scale(pool)
-        self.fleet.serve_held()
 
     def _remember(self, container: Container) -> None:
         info = container_info(container)

@@ -146,7 +146,7 @@ class Scheduler:
         app = self._engine.apps.find(app_id)
         if not app.is_running:
             raise ConflictError(f"app {app_id} has stopped: {app.reason}")
-        if sink not in app.sinks:
+        if not any(each is sink for each in app.sinks):
             app.sinks.append(sink)
 
     def stop_app(self, app_id: AppId, reason: str) -> None:

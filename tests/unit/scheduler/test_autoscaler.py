@@ -69,9 +69,7 @@ def test_buffer_is_added_while_there_is_work_only() -> None:
     assert desired(running=1, limits=limits) == 3
 
 
-def start(
-    queued: int, *, limits: Limits = MINUTE, run_us: float | None = 9e9, **have: int
-) -> int:
+def start(queued: int, *, limits: Limits = MINUTE, run_us: float | None = 9e9, **have: int) -> int:
     counts = {"starting": 0, "ready": 0, "stopping": 0, **have}
     load = Load(queued=queued, running=counts["ready"], run_us=run_us)
     return containers_to_start(load, limits, **counts)

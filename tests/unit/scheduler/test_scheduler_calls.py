@@ -304,9 +304,7 @@ async def test_sink_may_call_back_from_its_own_results(one: ClusterOfOne) -> Non
     container = one.container(function)
 
     class Chain(RecordingSink):
-        def outputs(
-            self, call_id: str, index: int, status: str, fields: Sequence[bytes]
-        ) -> None:
+        def outputs(self, call_id: str, index: int, status: str, fields: Sequence[bytes]) -> None:
             super().outputs(call_id, index, status, fields)  # type: ignore[arg-type]
             if index < 5:
                 one.scheduler.add_inputs(CallId(call_id), [b"next"], last=index == 4)

@@ -18,7 +18,6 @@ from hostd.scheduler.autoscaler import START_FAILURES_MAX
 from hostd.scheduler.calls import LOSSES_MAX
 from tests.fakes.cluster_of_one import ClusterOfOne
 
-
 # --- retries ---
 
 
@@ -387,7 +386,10 @@ async def test_grace_of_a_cancelled_input_begins_when_its_turn_comes(
     for _ in range(10):
         one.call(function, b"x", kind="unary")
         container.answer(run_us=10)
-    keep, drop = one.call(function, b"keep", kind="unary"), one.call(function, b"drop", kind="unary")
+    keep, drop = (
+        one.call(function, b"keep", kind="unary"),
+        one.call(function, b"drop", kind="unary"),
+    )
     assert list(container.inputs.values()) == [b"keep", b"drop"]
     one.scheduler.cancel_call(drop, "test")
     one.advance(0.04)

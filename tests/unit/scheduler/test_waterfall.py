@@ -18,7 +18,9 @@ def test_warm_call_has_its_five_phases() -> None:
 
 
 def test_cold_call_waits_for_the_start_of_its_container() -> None:
-    start = Start(decided_us=110, ready_us=900, phases_us={"mount": 100, "boot": 300, "import": 350})
+    start = Start(
+        decided_us=110, ready_us=900, phases_us={"mount": 100, "boot": 300, "import": 350}
+    )
     phases = waterfall(queued_us=100, begun_us=905, answered_us=1_205, timings=RUN, start=start)
     assert phases["place"] == 790 - 750
     assert (phases["mount"], phases["boot"], phases["import"]) == (100, 300, 350)
@@ -27,7 +29,9 @@ def test_cold_call_waits_for_the_start_of_its_container() -> None:
 
 
 def test_input_that_came_during_the_start_waits_for_its_last_part_only() -> None:
-    start = Start(decided_us=0, ready_us=1_000, phases_us={"mount": 200, "boot": 300, "import": 500})
+    start = Start(
+        decided_us=0, ready_us=1_000, phases_us={"mount": 200, "boot": 300, "import": 500}
+    )
     phases = waterfall(queued_us=400, begun_us=1_000, answered_us=1_300, timings=RUN, start=start)
     assert "mount" not in phases
     assert (phases["boot"], phases["import"]) == (100, 500)
@@ -51,7 +55,13 @@ us = st.integers(0, 10**9)
 
 @given(us, us, us, us, us, st.dictionaries(st.sampled_from(LAUNCH_PHASES), us), st.booleans())
 def test_phases_always_sum_to_the_wall_time(
-    queued: int, wait: int, run: int, before: int, start_us: int, measured: dict[str, int], cold: bool
+    queued: int,
+    wait: int,
+    run: int,
+    before: int,
+    start_us: int,
+    measured: dict[str, int],
+    cold: bool,
 ) -> None:
     decided = queued - before if cold else queued
     ready = decided + start_us
