@@ -23,7 +23,7 @@ from hostd.build.lines import problem
 from hostd.build.placing import place_copies, place_directory
 from hostd.build.site import Site
 from hostd.build.steps import SCRIPT_PATH, DirectoryWork, PlannedStep, RunWork
-from hostd.errors import ImageBuildError, InvalidError
+from hostd.errors import ContainerStartError, ImageBuildError, InvalidError
 from hostd.fs import (
     CAS,
     FileSystem,
@@ -123,8 +123,11 @@ class Executor:
             phases_us: where the durations of the parts are noted.
 
         Raises:
-            ImageBuildError: the command failed or took too long; with its last lines.
-            ContainerStartError, BlobCorruptError, BlobMissingError, StorageFullError, …
+            ImageBuildError: the command could not be started, failed or took too long; with its
+                last lines.
+            ContainerStartError: the parent cannot be mounted.
+            BlobCorruptError, BlobMissingError: content of the parent.
+            StorageFullError: no space for what the command writes, or for keeping it.
         """
         name = new_id("bs")
         self.containers += 1
@@ -189,16 +192,23 @@ class Executor:
     async def _execute(
         self, step: PlannedStep, spec: ContainerSpec, output: _Tail, timer: _Timer
     ) -> None:
-        container = await self._runtime.create(spec, output)
         try:
-            timer.note("create")
-            await container.start()
-            timer.note("start")
-            ended = await _wait(container, step, output)
-            timer.note("command")
-        finally:
-            await _delete(container)
-            timer.note("delete")
+            container = await self._runtime.create(spec, output)
+            try:
+                timer.note("create")
+                await container.start()
+                timer.note("start")
+                ended = await _wait(container, step, output)
+                timer.note("command")
+            finally:
+                await _delete(container)
+                timer.note("delete")
+        except ContainerStartError as error:
+            # Mostly what the recipe asks for: a user or a program that the image does not have.
+            text = f"{step.text} cannot be started: {error.text}"
+            raise ImageBuildError(
+                text, hint=error.hint, exit_code=None, output=output.lines
+            ) from error
         if ended.status != 0 or ended.oom:
             raise failure(step, ended, output.lines)
 

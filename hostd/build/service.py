@@ -148,12 +148,12 @@ class Builder:
     async def run(self) -> None:
         """Carry builds for ever; when this is cancelled, they are too."""
         await asyncio.to_thread(self._sweep)
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._group = group
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
                 await asyncio.Event().wait()
-        finally:
-            self._group = None
+            finally:
+                self._group = None
 
     def _sweep(self) -> None:
         for path in (self._scratch, self._run_dir):

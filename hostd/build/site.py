@@ -30,7 +30,7 @@ from hostd.build import aptsources
 from hostd.build.aptsources import AptSource
 from hostd.config import BuildConfig
 from hostd.log import get_logger
-from hostd.runtime.spec import BindMount
+from hostd.runtime import BindMount
 
 log = get_logger(__name__)
 

@@ -39,6 +39,7 @@ async def test_killed_step_says_so(workshop):
 
 async def test_command_that_is_not_there(workshop):
     error = await workshop.failure(DEBIAN, Run(args=["/no/such/program"]))
+    assert isinstance(error, ImageBuildError)
     assert "/no/such/program" in error.text
 
 
@@ -112,6 +113,7 @@ async def test_user_and_workdir_hold_for_later_steps(workshop):
 
 async def test_unknown_user_is_named(workshop):
     error = await workshop.failure(DEBIAN, User(user="nobody-here"), Run(command="true"))
+    assert isinstance(error, ImageBuildError)
     assert "user 'nobody-here' is not in /etc/passwd" in error.text
 
 

@@ -39,6 +39,11 @@ class Workshop:
     runtime: Runtime
     builder: Builder
     base: ImageId
+    builder_task: asyncio.Task[None]
+
+    def stop_builder(self) -> None:
+        """What the daemon does with the builder when it stops."""
+        self.builder_task.cancel()
 
     @property
     def containers(self) -> int:
@@ -154,9 +159,11 @@ async def open_workshop(data_dir: Path, config: BuildConfig) -> AsyncIterator[Wo
         )
         group = await stack.enter_async_context(_cancelled_at_the_end())
         group.create_task(fs.run())
-        group.create_task(builder.run())
+        builder_task = group.create_task(builder.run())
         await wait_until(lambda: builder.is_running)
-        yield Workshop(data_dir, run_dir, cas, images, store, fs, runtime, builder, base)
+        yield Workshop(
+            data_dir, run_dir, cas, images, store, fs, runtime, builder, base, builder_task
+        )
 
 
 @contextlib.asynccontextmanager
