@@ -1,8 +1,7 @@
-"""Cold start of a function's container: launch decision to READY and to the first line of user code.
+"""The launcher alone: launch decision to READY and to the first line of a function, warm inputs.
 
-Needs root. Uses the small image of the launcher's integration tests. Prints one JSON line with the
-median of every phase. Baseline in the same run: the OCI runtime running /bin/sh, and the bare
-interpreter of the same image outside of any container.
+Needs root. Uses the small image of the launcher's integration tests, no API and no scheduler.
+Prints one JSON line: medians in ms, phases in us. Baseline of the same run: the bare interpreter.
 """
 
 from __future__ import annotations
@@ -66,11 +65,37 @@ async def measure(host) -> dict[str, object]:
     }
 
 
+async def warm(host, count: int) -> dict[str, object]:
+    """One no-op input at a time, then two in flight."""
+    handle, events = await host.start("def f(): pass\n")
+    data = support.pickle.dumps(((), {}))
+    times = []
+    for token in range(1, count + 1):
+        begun = time.perf_counter()
+        handle.send_input(token, data)
+        await events.outputs.get()
+        times.append((time.perf_counter() - begun) * 1e6)
+    times.sort()
+    begun = time.perf_counter()
+    handle.send_input(count + 1, data)
+    for token in range(count + 2, 2 * count + 2):
+        handle.send_input(token, data)
+        await events.outputs.get()
+    rate = count / (time.perf_counter() - begun)
+    handle.kill()
+    await host.wait_cleaned()
+    return {
+        "warm_p50_us": round(times[count // 2], 1),
+        "warm_p99_us": round(times[count * 99 // 100], 1),
+        "warm_per_s_two_in_flight": round(rate),
+    }
+
+
 async def many(host, count: int) -> float:
     function = host.function("def f(x): return x\n")
     begun = time.perf_counter()
     pairs = [host.launch(function) for _ in range(count)]
-    for number, (handle, events) in enumerate(pairs):
+    for number, (handle, _) in enumerate(pairs):
         handle.send_input(1, support.pickle.dumps(((number,), {})))
     for _, events in pairs:
         await events.value()
@@ -81,17 +106,23 @@ async def many(host, count: int) -> float:
     return took
 
 
+def interpreter_alone() -> list[float]:
+    """Milliseconds of starting and ending the system's Python, several times."""
+    times = []
+    for _ in range(ROUNDS):
+        begun = time.perf_counter()
+        subprocess.run(["/usr/bin/python3", "-c", "pass"], check=True)
+        times.append((time.perf_counter() - begun) * 1e3)
+    return times
+
+
 async def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         top = Path(directory)
         root = top / "root"
         root.mkdir()
         support.make_root(root)
-        bare = []
-        for _ in range(ROUNDS):
-            begun = time.perf_counter()
-            subprocess.run(["/usr/bin/python3", "-c", "pass"], check=True)
-            bare.append((time.perf_counter() - begun) * 1e3)
+        bare = interpreter_alone()
         cas = support.CAS(top / "cas")
         images = support.ImageStore(cas, top / "images")
         image = images.save(
@@ -107,6 +138,7 @@ async def main() -> None:
                 serving = tasks.create_task(host.fs.run())
                 launching = tasks.create_task(host.launcher.run())
                 figures = await measure(host)
+                figures.update(await warm(host, 3000))
                 figures["hundred_answered_s"] = round(await many(host, 100), 2)
                 launching.cancel()
                 await asyncio.wait({launching})

@@ -51,6 +51,18 @@ class Events:
         self.closed.set_result(violation)
 
 
+def interpreter_alone(python: str) -> float:
+    """Seconds of starting and ending it."""
+    begun = time.perf_counter()
+    subprocess.run([python, "-c", "pass"], check=True)
+    return time.perf_counter() - begun
+
+
+def spawn(python: str, io: Path) -> subprocess.Popen:
+    """A runner."""
+    return subprocess.Popen([python, str(BOOT), str(io)])
+
+
 async def started(python: str, top: Path, number: int, *, text: str = "def f(): pass\n"):
     source = top / "source"
     source.mkdir(exist_ok=True)
@@ -59,7 +71,7 @@ async def started(python: str, top: Path, number: int, *, text: str = "def f(): 
     link = RunnerLink(events, SystemClock())
     sock = RunnerSocket(top / f"io{number}")
     begun = time.perf_counter()
-    process = subprocess.Popen([python, str(BOOT), str(top / f"io{number}")])
+    process = spawn(python, top / f"io{number}")
     await sock.accept(link)
     hello = await events.hello
     at_hello = time.perf_counter()
@@ -120,9 +132,7 @@ async def main() -> None:
         top = Path(directory)
         ready, hello, bare = [], [], []
         for number in range(20):
-            begun = time.perf_counter()
-            subprocess.run([python, "-c", "pass"], check=True)
-            bare.append(time.perf_counter() - begun)
+            bare.append(interpreter_alone(python))
             process, link, events, sock, total, at_hello, _ = await started(python, top, number)
             ready.append(total)
             hello.append(at_hello)

@@ -44,7 +44,10 @@ def load(request):
         found = _unpickled(request)
     else:
         found = _imported(request)
-    found = getattr(found, "_hostd_raw", found)
+    try:
+        found = getattr(found, "_hostd_raw", found)
+    except BaseException as error:  # an import that Image.imports() let pass is due now
+        raise _import_error(request, error) from error
     if not callable(found):
         raise LoadError(
             "invalid", "%s is a %s, not a function" % (request.name, type(found).__name__)

@@ -295,6 +295,28 @@ async def test_decorated_object_is_unwrapped(runner: Any) -> None:
     assert await runner.call() == "raw"
 
 
+async def test_import_error_that_the_sdk_kept_is_raised_when_the_function_is_taken(
+    runner: Any,
+) -> None:
+    text = """
+        class Function:
+            @property
+            def _hostd_raw(self):
+                import module_of_another_image
+        f = Function()
+    """
+    with pytest.raises(FunctionImportError, match="needs module module_of_another_image"):
+        await runner.load(text)
+
+
+async def test_generator_of_a_function_that_is_none_is_not_serializable(runner: Any) -> None:
+    await runner.load("def f():\n    return (i for i in range(3))\n")
+    runner.send()
+    problem = await failed(runner)
+    assert problem["code"] == "not_serializable"
+    assert "the result of f is a generator" in problem["detail"]
+
+
 async def test_nested_qualified_names_are_found(runner: Any) -> None:
     await runner.load("class A:\n    @staticmethod\n    def g():\n        return 9\n", "A.g")
     assert await runner.call() == 9
