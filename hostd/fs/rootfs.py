@@ -58,8 +58,8 @@ MOUNT_THREADS = 8
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
-_GONE = (errno.ENOTCONN, errno.ECONNABORTED, errno.ESTALE, errno.EIO)
-"""What a mount over a hostd-fs that just died says."""
+_GONE = (errno.ENOTCONN, errno.ECONNABORTED, errno.ENOENT, errno.ESTALE, errno.EIO)
+"""What a mount over a hostd-fs that just died says, or over its mount point while it restarts."""
 
 TRASH = "rootfs-trash"
 """Beside the scratch directory; emptied in the background."""
@@ -89,6 +89,10 @@ class FileSystemStatistics:
     rootfs: int
     fetch: FetchStatistics
     server: SupervisorStatistics
+
+
+class _ServerGoneError(ContainerStartError):
+    """A mount failed as it does when hostd-fs is dead."""
 
 
 class FileSystem:
@@ -271,17 +275,22 @@ class FileSystem:
 
     async def _mount(self, root: RootFS, layers: Sequence[Layer]) -> None:
         """Make the directories and the overlay; once more when hostd-fs died under it."""
-        for is_last in (False, True):
-            await self._supervisor.wait_ready(SERVER_TIMEOUT_S)
-            try:
-                return await self._mount_in_thread(root, layers)
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise StorageFullError("no space for a container's files") from error
-                if is_last or error.errno not in _GONE:
-                    text = f"root file system {root.name} cannot be mounted: {error.strerror}"
-                    raise ContainerStartError(text) from error
-        return None
+        await self._supervisor.wait_ready(SERVER_TIMEOUT_S)
+        try:
+            await self._attempt(root, layers)
+        except _ServerGoneError:
+            await self._supervisor.wait_replaced(SERVER_TIMEOUT_S)
+            await self._attempt(root, layers)
+
+    async def _attempt(self, root: RootFS, layers: Sequence[Layer]) -> None:
+        try:
+            await self._mount_in_thread(root, layers)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFullError("no space for a container's files") from error
+            kind = _ServerGoneError if error.errno in _GONE else ContainerStartError
+            text = f"root file system {root.name} cannot be mounted: {error.strerror}"
+            raise kind(text) from error
 
     async def _mount_in_thread(self, root: RootFS, layers: Sequence[Layer]) -> None:
         lower = [layer.path for layer in layers]

@@ -55,6 +55,9 @@ REPLY_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 2.0
 """From hanging up to SIGKILL when the daemon stops."""
 
+DEATH_KNOWN_S = 1.0
+"""By then the loop has heard of a death, even when it is busy."""
+
 BACKOFF_S = (0.0, 0.1, 0.5, 2.0, 5.0)
 """Waits before restarts in a row; the first is at once. The last repeats."""
 
@@ -222,6 +225,7 @@ class Supervisor:
 
     def _on_death(self, server: _Server) -> None:
         asyncio.get_running_loop().remove_reader(server.pidfd)
+        self._ready.clear()
         for event in (server.ended, server.connected, server.pong):
             event.set()
         for reply in server.replies.values():
@@ -304,6 +308,14 @@ class Supervisor:
         except builtins.TimeoutError:
             text = f"hostd-fs is not running (waited {timeout_s} s)"
             raise ContainerStartError(text, hint="the daemon's log says why") from None
+
+    async def wait_replaced(self, timeout_s: float) -> None:
+        """The same, after an access failed as if hostd-fs were dead: that may not be known yet."""
+        if (server := self._server) is not None:
+            with contextlib.suppress(builtins.TimeoutError):
+                async with asyncio.timeout(DEATH_KNOWN_S):
+                    await server.ended.wait()
+        await self.wait_ready(timeout_s)
 
     async def serve_image(self, image: ImageId, path: Path) -> None:
         """Offer an image as /img/<image>, now and after each restart.

@@ -208,8 +208,10 @@ async def test_cancelled_mount_leaves_nothing(host: Host, source: Path) -> None:
             for _ in range(number % 6):
                 await asyncio.sleep(0)
             mount.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await mount
+            try:
+                await fs.unmount_rootfs(await mount)
+            except asyncio.CancelledError:
+                pass
         fs._threads.submit(int).result()
         assert fs.statistics().rootfs == 0
     assert host.mounts() == []
