@@ -20,7 +20,16 @@ from hostd.sdk.options import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Callable,
+        Coroutine,
+        Generator,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
     from typing import Any, Protocol, TypeVar, overload
 
     from typing_extensions import ParamSpec
@@ -48,6 +57,10 @@ if TYPE_CHECKING:
         def __call__(
             self, raw: Callable[P, AsyncGenerator[Y, Any]], /
         ) -> Function[P, Generator[Y, None, None], AsyncGenerator[Y, Any]]: ...
+        @overload
+        def __call__(
+            self, raw: Callable[P, AsyncIterator[Y]], /
+        ) -> Function[P, Iterator[Y], AsyncIterator[Y]]: ...
         @overload
         def __call__(self, raw: Callable[P, R], /) -> Function[P, R, R]: ...
 

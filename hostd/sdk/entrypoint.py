@@ -40,7 +40,7 @@ class LocalEntrypoint(Generic[P, R_co]):
 class Parameter:
     """A parameter as the command line sees it; ``kind`` is str, int, float, bool or datetime."""
 
-    __slots__ = ("choices", "default", "is_required", "is_variadic", "kind", "name")
+    __slots__ = ("by_position", "choices", "default", "is_required", "is_variadic", "kind", "name")
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Parameter:
         default: object = None,
         is_required: bool = False,
         is_variadic: bool = False,
+        by_position: bool = True,
         choices: tuple[Any, ...] = (),
     ) -> None:
         self.name = name
@@ -57,6 +58,7 @@ class Parameter:
         self.default = default
         self.is_required = is_required
         self.is_variadic = is_variadic
+        self.by_position = by_position
         self.choices = choices
 
     @property
@@ -120,7 +122,7 @@ def parse(function: Callable[..., Any], argv: Sequence[str]) -> tuple[list[Any],
     given, rest = _split(parameters, list(argv))
     ordinary = [parameter for parameter in parameters if not parameter.is_variadic]
     for parameter in ordinary:
-        if rest and parameter.name not in given:
+        if rest and parameter.by_position and parameter.name not in given:
             given[parameter.name] = parameter.convert(rest.pop(0))
     variadic = next((parameter for parameter in parameters if parameter.is_variadic), None)
     if rest and variadic is None:
@@ -195,6 +197,7 @@ def _parameter(parameter: Any, hint: Any) -> Parameter:
         default=default,
         is_required=is_required and not is_variadic,
         is_variadic=is_variadic,
+        by_position=parameter.kind is not parameter.KEYWORD_ONLY,
         choices=choices,
     )
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
         AsyncIterable,
         AsyncIterator,
         Callable,
-        Generator,
         Iterable,
         Iterator,
         Mapping,
@@ -108,7 +107,7 @@ class Function(Generic[P, R_co, L_co]):
         return self._raw
 
     @property
-    def remote_gen(self: Function[P, Generator[Y_co, Any, Any], Any]) -> RemoteGen[P, Y_co]:
+    def remote_gen(self: Function[P, Iterator[Y_co], Any]) -> RemoteGen[P, Y_co]:
         """Run a generator function in a container; its values arrive as it yields them."""
         return RemoteGen(self)
 

@@ -1,8 +1,9 @@
 """A host's API in this process: the contract's endpoints with a local executor of functions.
 
-The only double of the SDK's tests. It keeps what clients upload and send, so that tests can look, and
-runs functions in threads of this process: serialized ones from their pickle, others by importing their
-module. Faults: ``drop_streams`` cuts every connection, ``pause`` stops answering.
+The only double of the SDK's tests. It keeps what clients upload and send, so that tests can look,
+and runs functions in threads of this process: serialized ones from their pickle, others by
+importing their module. Faults: ``drop_streams`` cuts every connection; a cleared ``gate`` stops all
+functions.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,7 @@ class FakeCall:
                 yield "ok", [dump(value)]
         except Error as error:
             yield "failed", [json.dumps(to_problem(error)).encode()]
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             yield "raised", raised_fields(error)
 
     def answer(self, index: int, status: str, fields: list[bytes]) -> None:
@@ -119,7 +121,7 @@ def raised_fields(error: BaseException) -> list[bytes]:
     }
     try:
         pickled = dump(record)
-    except Exception:
+    except Exception:  # noqa: BLE001 - as the runner does
         pickled = b""
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return [type(error).__qualname__.encode(), str(error).encode(), text.encode(), pickled]
@@ -256,10 +258,8 @@ class FakeAPI:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def post(self, function: Callable[..., Any], *args: Any) -> None:
-        try:
+        with suppress(RuntimeError):  # The server may stop while a function runs.
             self.loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:
-            pass  # The server has stopped while a function ran.
 
     # --- faults and looks ----------------------------------------------------------------------
 

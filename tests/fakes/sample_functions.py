@@ -110,8 +110,7 @@ async def double_later(value: int) -> int:
 
 @app.function()
 def count_to(n: int) -> Iterator[int]:
-    for value in range(n):
-        yield value
+    yield from range(n)
 
 
 @app.function()

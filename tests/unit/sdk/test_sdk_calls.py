@@ -100,7 +100,7 @@ def test_inputs_know_their_ids_and_others_have_none(running: FakeAPI) -> None:
     assert (hostd.current_function_call_id(), hostd.current_input_id()) == (None, None)
 
 
-# --- errors ------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------
 
 
 def test_the_users_own_exception_arrives_with_its_fields(running: FakeAPI) -> None:
@@ -162,7 +162,7 @@ def test_lambdas_travel_as_arguments(running: FakeAPI) -> None:
     assert describe.remote(lambda: 1).startswith("<function")
 
 
-# --- the connection ----------------------------------------------------------------------------------
+# --- the connection -------------------------------------------------------------------------
 
 
 def test_a_lost_connection_fails_every_waiting_call(running: FakeAPI) -> None:
@@ -171,7 +171,7 @@ def test_a_lost_connection_fails_every_waiting_call(running: FakeAPI) -> None:
     def work() -> None:
         try:
             wait_for_release.remote()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - all of them are compared
             errors.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(3)]
@@ -217,7 +217,7 @@ def test_a_given_client_is_used(
         assert square.remote(2) == 4
 
 
-# --- aio -----------------------------------------------------------------------------------------------
+# --- aio ------------------------------------------------------------------------------------
 
 
 async def test_aio_gives_the_result_without_blocking_the_loop(api: FakeAPI) -> None:
@@ -259,7 +259,7 @@ async def test_blocking_form_in_a_running_loop_warns(api: FakeAPI) -> None:
             assert square.remote(2) == 4
 
 
-# --- what containers write --------------------------------------------------------------------------
+# --- what containers write ------------------------------------------------------------------
 
 
 def test_lines_of_containers_are_written_as_they_come(

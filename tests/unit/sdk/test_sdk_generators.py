@@ -38,10 +38,9 @@ def test_a_generator_without_values_ends(running: FakeAPI) -> None:
 
 
 def test_an_exception_comes_after_the_values_before_it(running: FakeAPI) -> None:
-    seen = []
+    seen: list[int] = []
     with pytest.raises(SampleError, match="enough"):
-        for value in count_and_fail.remote_gen(3):
-            seen.append(value)
+        seen.extend(count_and_fail.remote_gen(3))
     assert seen == [0, 1, 2]
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C during a wait: the call is cancelled on the host, the exception passes, the app is stopped."""
+"""Ctrl-C during a wait: the call is cancelled on the host, the exception passes, the app stops."""
 
 from __future__ import annotations
 

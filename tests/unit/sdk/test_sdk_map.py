@@ -40,7 +40,7 @@ def cancelled(api: FakeAPI) -> str:
     return api.cancelled.get(timeout=WAIT_S)
 
 
-# --- results -----------------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------
 
 
 def test_results_come_in_the_order_of_the_inputs(running: FakeAPI) -> None:
@@ -113,7 +113,7 @@ def test_a_map_can_feed_another(running: FakeAPI) -> None:
     assert list(square.map(square.map(range(100)))) == [value**4 for value in range(100)]
 
 
-# --- laziness and bounds -----------------------------------------------------------------------------
+# --- laziness and bounds --------------------------------------------------------------------
 
 
 def test_infinite_input_works_and_is_cancelled_when_left(running: FakeAPI) -> None:
@@ -174,7 +174,7 @@ def test_large_inputs_go_in_frames_of_about_a_megabyte(running: FakeAPI) -> None
     assert max(running.frames) <= 2
 
 
-# --- failures ----------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------
 
 
 def test_the_first_failure_raises_and_cancels_the_rest(running: FakeAPI) -> None:
@@ -243,7 +243,7 @@ def test_after_a_failed_map_others_go_on(running: FakeAPI) -> None:
     assert list(fail.map([1, 2, 3])) == [1, 2, 3]
 
 
-# --- aio -----------------------------------------------------------------------------------------------
+# --- aio ------------------------------------------------------------------------------------
 
 
 async def test_aio_map_keeps_the_order(api: FakeAPI) -> None:

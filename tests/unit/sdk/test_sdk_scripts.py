@@ -120,8 +120,8 @@ def test_functions_of_a_prompt_that_are_not_serialized_get_the_hint(
     text = PROMPT.format(decorator="@app.function()")
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-"], env=environ, cwd=tmp_path, input=text, capture_output=True, text=True,
-        timeout=WAIT_S, check=False,
+        [sys.executable, "-"], env=environ, cwd=tmp_path, input=text, capture_output=True,
+        text=True, timeout=WAIT_S, check=False,
     )  # fmt: skip
     assert "InvalidError: function add was defined at a prompt or in a notebook" in done.stderr
 
