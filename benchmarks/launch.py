@@ -1,6 +1,6 @@
 """The launcher alone: launch decision to READY and to the first line of a function, warm inputs.
 
-Needs root. Uses the small image of the launcher's integration tests, no API and no scheduler.
+Needs root. Uses the parts of the launcher's integration tests: no API and no scheduler.
 Prints one JSON line: medians in ms, phases in us. Baseline of the same run: the bare interpreter.
 """
 
@@ -117,18 +117,10 @@ def interpreter_alone() -> list[float]:
 
 
 async def main() -> None:
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=support.CACHE) as directory:
         top = Path(directory)
-        root = top / "root"
-        root.mkdir()
-        support.make_root(root)
         bare = interpreter_alone()
-        cas = support.CAS(top / "cas")
-        images = support.ImageStore(cas, top / "images")
-        image = images.save(
-            support.ingest_directory(root, cas, move=True),
-            support.ImageConfig(env={"PATH": "/usr/bin:/bin"}),
-        )
+        _, image = support.copy_base_image(top)
         run_dir = Path(tempfile.mkdtemp(prefix="hostd-bench-"))
         host = support.LauncherHost(run_dir, support.StoredImage(top, image))
         await host.runtime.start()

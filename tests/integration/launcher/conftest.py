@@ -1,4 +1,4 @@
-"""A real launcher on a real file system service and container runtime, with a small real image."""
+"""A real launcher on a real file system service and container runtime, with Debian's base image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import os
 import pickle
 import shutil
-import subprocess
 import tempfile
 import textwrap
 import time
@@ -20,17 +19,17 @@ import pytest
 from hostd.clock import SystemClock
 from hostd.config import Config, FSConfig, RuntimeConfig
 from hostd.errors import Error
-from hostd.fs import CAS, Fetcher, FileSystem, ImageStore, ingest_directory
+from hostd.fs import CAS, Fetcher, FileSystem, ImageStore
 from hostd.ids import AppId, ContainerId, FunctionId, ImageId, new_id
-from hostd.model import FunctionDefinition, FunctionSpec, ImageConfig, InputTimings, OutputStatus
+from hostd.model import FunctionDefinition, FunctionSpec, InputTimings, OutputStatus
 from hostd.runtime.function_container import FunctionContainer
 from hostd.runtime.launcher import Launcher
 from hostd.runtime.runtime import Runtime
+from tests.base_image import copy_base_image
+from tests.daemon_process import CACHE
 
 WAIT_S = 40.0
 """Far more than anything here takes on an idle machine."""
-
-LEFT_OUT = shutil.ignore_patterns("test", "tests", "idlelib", "tkinter", "ensurepip", "lib2to3")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,67 +44,21 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
     return "asyncio", {"use_uvloop": True}
 
 
-# --- a small image: the host's own interpreter and shell, with the libraries they need -----------
-
-
-def copy_program(path: Path, root: Path) -> None:
-    """Copy a file of the host to the same place, with the shared libraries it is linked to."""
-    listed = subprocess.run(["ldd", path], capture_output=True, text=True, check=False).stdout
-    libraries = [word for word in listed.split() if word.startswith("/")]
-    for name in (path, *map(Path, libraries)):
-        target = root / str(name)[1:]
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(name.resolve(), target)
-
-
-def make_root(root: Path) -> None:
-    """A directory that can be a container's root."""
-    python = shutil.which("python3", path="/usr/bin:/bin")
-    if python is None:
-        pytest.skip("not here: the system has no python3")
-    ask = "import sysconfig; print(sysconfig.get_path('stdlib'))"
-    stdlib = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
-    library = Path(stdlib.stdout.strip())
-    shutil.copytree(library, root / str(library)[1:], ignore=LEFT_OUT, symlinks=True)
-    for extension in (library / "lib-dynload").glob("*.so"):
-        copy_program(extension, root)
-    real = Path(python).resolve()
-    copy_program(real, root)
-    (root / "usr/bin/python3").symlink_to(real.name)
-    copy_program(Path("/bin/sh"), root)
-    for name in ("root", "tmp", "etc", "proc", "sys", "dev", "home/user"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    (root / "root").chmod(0o700)
-    (root / "etc/passwd").write_text(
-        "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n"
-    )
-    (root / "etc/group").write_text("root:x:0:\nuser:x:1000:\n")
-
-
 @dataclass(frozen=True)
 class StoredImage:
-    """Where the image lies, for every test of the session."""
+    """A data directory with Debian's base image, for every test of the session."""
 
     directory: Path
     image: ImageId
 
-    @property
-    def cas(self) -> Path:
-        return self.directory / "cas"
-
 
 @pytest.fixture(scope="session")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoredImage]:
-    """The image, made once."""
-    directory = tmp_path_factory.mktemp("image")
-    root = directory / "root"
-    root.mkdir()
-    make_root(root)
-    cas = CAS(directory / "cas")
-    images = ImageStore(cas, directory / "images")
-    tree = ingest_directory(root, cas, move=True)
-    image = images.save(tree, ImageConfig(env={"PATH": "/nowhere:/usr/bin:/bin"}))
+def stored() -> Iterator[StoredImage]:
+    """The base image, as builds make it."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    # Beside the kept image: it is given away as hard links.
+    directory = Path(tempfile.mkdtemp(prefix="launcher-", dir=CACHE))
+    _, image = copy_base_image(directory)
     yield StoredImage(directory, image)
     shutil.rmtree(directory, ignore_errors=True)
 
@@ -196,7 +149,7 @@ class LauncherHost:
         data_dir = stored.directory
         self.run_dir = run_dir
         self.image = stored.image
-        self.cas = CAS(stored.cas)
+        self.cas = CAS(data_dir / "cas")
         self.images = ImageStore(self.cas, data_dir / "images")
         self.config = Config(
             data_dir=data_dir,

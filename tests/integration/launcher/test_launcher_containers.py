@@ -161,6 +161,30 @@ async def test_the_sdk_of_the_host_is_importable_in_the_container(host: Any) -> 
     assert path == "/run/hostd/lib/hostd/__init__.py"
 
 
+async def test_standard_library_and_packages_of_the_image_are_importable(host: Any) -> None:
+    handle, events = await host.start("""
+        import ssl, sqlite3, ctypes, site, sys
+        def f():
+            return sys.path[0], sys.path[-1], any("dist-packages" in p for p in sys.path), sys.argv
+    """)
+    handle.send_input(1, arguments())
+    assert await events.value() == ("/root", "/run/hostd/lib", True, ["f"])
+
+
+async def test_multiprocessing_works_in_its_three_ways(host: Any) -> None:
+    handle, events = await host.start("""
+        import multiprocessing
+        def double(x):
+            return 2 * x
+        def f(method):
+            with multiprocessing.get_context(method).Pool(1) as pool:
+                return pool.map(double, [1, 2])
+    """)
+    for token, method in enumerate(("fork", "spawn", "forkserver"), 1):
+        handle.send_input(token, arguments(method))
+        assert await events.value() == [2, 4]
+
+
 async def test_container_cannot_write_what_it_was_given(host: Any) -> None:
     handle, events = await host.start("""
         import os
@@ -182,13 +206,13 @@ async def test_non_root_users_of_an_image_can_run_functions(host: Any) -> None:
     from hostd.model import ImageConfig
 
     tree = host.images.tree(host.image)
-    config = ImageConfig(env={"PATH": "/usr/bin"}, user="user", workdir="/home/user")
+    config = ImageConfig(env={"PATH": "/usr/bin"}, user="1000:1000", workdir="/srv")
     image = host.images.save(tree, config)
     handle, events = await host.start(
         "import os\ndef f(): return os.getuid(), os.getcwd()\n", image=image
     )
     handle.send_input(1, arguments())
-    assert await events.value() == (1000, "/home/user")
+    assert await events.value() == (1000, "/srv")
 
 
 async def test_eight_containers_start_at_once_and_answer(host: Any) -> None:
