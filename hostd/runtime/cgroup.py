@@ -119,6 +119,24 @@ class CgroupTree:
                     yield min(hierarchy.controllers, default=UNIFIED), Path(directory, parent)
                     names.remove(parent)
 
+    def warm_up(self) -> None:
+        """Make the kernel ready to move processes between groups. Waits 10-30 ms: in a thread.
+
+        The first move after a pause waits for an RCU grace period (seen: 10-20 ms), which the OCI
+        runtime would pay in the middle of ``create``; later moves take 0.2 ms. Writing this
+        process into the group it is in moves nothing, but pays that price ahead, while the
+        runtime's program still starts (26 to 17 ms for crun, 34 to 29 for runc).
+        """
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            wanted = frozenset(controllers.split(",")) - {""}
+            for hierarchy in self.hierarchies:
+                if hierarchy.controllers == wanted:
+                    with contextlib.suppress(OSError):
+                        procs = hierarchy.directory(group) / "cgroup.procs"
+                        procs.write_text(str(os.getpid()))
+                        return
+
     def has_swap_accounting(self) -> bool:
         """Whether a limit of memory and swap together can be set."""
         for hierarchy in self.hierarchies:

@@ -52,6 +52,18 @@ class Host:
     executor: Executor
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What creating a container gave. Either ``output`` or ``master`` (a terminal) is there."""
+
+    process: Process
+    cgroup: Cgroup
+    user: User
+    address: str | None
+    output: ContainerOutput | None
+    master: int | None
+
+
 class ExecProcess:
     """A program that was started in a running container."""
 
@@ -99,24 +111,21 @@ class Container:
     def __init__(
         self,
         spec: ContainerSpec,
+        made: Made,
         *,
         host: Host,
-        process: Process,
-        cgroup: Cgroup,
-        user: User,
-        output: ContainerOutput | None,
-        master: int | None,
         on_deleted: Callable[[Container], None],
     ) -> None:
         self.spec = replace(spec, stdin=None)
         self.id = spec.id
-        self.pid = process.pid
+        self.pid = made.process.pid
+        self.address = made.address
         self.terminal: Streams | None = None
         self._host = host
-        self._process = process
-        self._cgroup = cgroup
-        self._user = user
-        self._output = output
+        self._process = made.process
+        self._cgroup = made.cgroup
+        self._user = made.user
+        self._output = made.output
         self._on_deleted = on_deleted
         self._started = False
         self._gone = False
@@ -125,12 +134,12 @@ class Container:
         self._last_usage = Usage()
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[ContainerExit] = self._loop.create_future()
-        exited = process.exited()
+        exited = made.process.exited()
         exited.add_done_callback(self._on_exit)
-        if master is not None:
-            self.terminal = Streams({"stdout": master}, master, exited)
-        if output is not None:
-            output.begin()
+        if made.master is not None:
+            self.terminal = Streams({"stdout": made.master}, made.master, exited)
+        if made.output is not None:
+            made.output.begin()
 
     @property
     def _bundle(self) -> Path:

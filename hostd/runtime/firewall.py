@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import ctypes
 import ipaddress
+import re
 import subprocess
 from dataclasses import dataclass
 
 from hostd.runtime.resolver import Resolver
 
 NFT_TIMEOUT_S = 10.0
+_OUTPUT_HANDLES = 1 << 3  # NFT_CTX_OUTPUT_HANDLE of libnftables.h.
 
 CLOSED_IPV4 = (
     "0.0.0.0/8",
@@ -133,6 +135,25 @@ class Rules:
 """
 
 
+def docker_rules(bridge: str) -> str:
+    """Commands that let containers through where Docker drops what it does not know.
+
+    Docker sets the policy of FORWARD to drop and leaves its chain DOCKER-USER to others. A packet
+    that our own table refuses is refused all the same: a verdict to drop is final, one to accept is
+    not (nft(8)).
+    """
+    return (
+        f'insert rule ip filter DOCKER-USER iifname "{bridge}" accept\n'
+        f'insert rule ip filter DOCKER-USER oifname "{bridge}" accept\n'
+    )
+
+
+def stale_docker_rules(listing: str, bridge: str) -> str:
+    """Commands that remove those rules again, from the chain's listing with handles."""
+    handles = re.findall(rf'[io]ifname "{re.escape(bridge)}" .*# handle (\d+)', listing)
+    return "".join(f"delete rule ip filter DOCKER-USER handle {h}\n" for h in handles)
+
+
 class Nft:
     """Runs nft commands, in this process if it can. For one thread at a time."""
 
@@ -150,6 +171,17 @@ class Nft:
             self._library.nft_ctx_free(self._context)
         self._context = None
 
+    def docker_chain(self) -> str | None:
+        """The chain DOCKER-USER with the handles of its rules; None without Docker."""
+        command = "list chain ip filter DOCKER-USER"
+        try:
+            if self._library is None or not self._context:
+                return self._run_binary(command, "-a")
+            self._library.nft_ctx_output_set_flags(self._context, _OUTPUT_HANDLES)
+            return self._run_library(self._library, command)
+        except FirewallError:
+            return None
+
     def run(self, commands: str) -> str:
         """Run commands as one transaction; returns what they print.
 
@@ -165,10 +197,10 @@ class Nft:
             raise FirewallError(_decode(library.nft_ctx_get_error_buffer(self._context)))
         return _decode(library.nft_ctx_get_output_buffer(self._context))
 
-    def _run_binary(self, commands: str) -> str:
+    def _run_binary(self, commands: str, *options: str) -> str:
         try:
             done = subprocess.run(
-                [self._binary, "-f", "-"],
+                [self._binary, *options, "-f", "-"],
                 input=commands,
                 text=True,
                 capture_output=True,
@@ -195,6 +227,7 @@ def _load_library() -> ctypes.CDLL | None:
     library.nft_ctx_new.argtypes = [ctypes.c_uint32]
     for name in ("nft_ctx_free", "nft_ctx_buffer_output", "nft_ctx_buffer_error"):
         getattr(library, name).argtypes = [ctypes.c_void_p]
+    library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
     library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     for name in ("nft_ctx_get_output_buffer", "nft_ctx_get_error_buffer"):
         getattr(library, name).argtypes = [ctypes.c_void_p]

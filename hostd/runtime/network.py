@@ -23,7 +23,7 @@ from typing import TypeVar
 from hostd.errors import ContainerStartError, ResourceExhaustedError
 from hostd.log import get_logger
 from hostd.runtime import rtnetlink
-from hostd.runtime.firewall import Nft, Rules
+from hostd.runtime.firewall import Nft, Rules, docker_rules, stale_docker_rules
 from hostd.runtime.naming import Names
 from hostd.runtime.netns import Attachment, NamespaceMaker, NetworkNamespace
 from hostd.runtime.resolver import RESOLV_CONF, Resolver, read_resolver
@@ -172,6 +172,10 @@ class Network:
         with contextlib.suppress(RuntimeError):  # The thread is gone: so is the namespace.
             self._thread.submit(self._delete, namespace)
 
+    async def use_resolver(self, resolver: Resolver) -> None:
+        """Give containers other name servers, those that run already included."""
+        await self._call(lambda: self._load_rules(resolver))
+
     async def _call(self, function: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(STEP_TIMEOUT_S):
@@ -214,6 +218,8 @@ class Network:
             self._mtu = _uplink_mtu(outside)
             self._make_bridge(block)
         self._load_rules(read_resolver())
+        if self._nft.docker_chain() is not None:
+            self._nft.run(docker_rules(self._names.bridge))
         if IP_FORWARD.read_text().strip() != "1":
             IP_FORWARD.write_text("1")
 
@@ -333,6 +339,9 @@ def remove_leftovers(
         resolver=Resolver(),
     ).unload()
     nft.run(unload)
+    stale = stale_docker_rules(nft.docker_chain() or "", names.bridge)
+    if stale:
+        nft.run(stale)
     return removed
 
 

@@ -3,8 +3,8 @@
 The interface is small on purpose: create, start, exec, delete. Waiting, signals, resource figures
 and clean-up are done by hostd itself through pidfds and control groups, which costs nothing and
 works the same for every runtime. Measured on 2 cores: ``runc create`` 20-26 ms, ``runc start`` 6
-ms, ``runc delete`` 6 ms; so start is done here where the runtime's way is known (its exec fifo),
-and delete is own clean-up (``sweep.remove_container``).
+ms, ``runc delete`` 6 ms; so start is done here where the runtime's way is known (a fifo in its
+state directory), and delete is own clean-up (``sweep.remove_container``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hostd.errors import ConfigError, ContainerStartError
 from hostd.log import get_logger
 from hostd.runtime import syscalls
 from hostd.runtime.cgroup import CgroupTree
-from hostd.runtime.spawn import Process, Stdio, end, spawn
+from hostd.runtime.spawn import Process, Stdio, end_group, spawn
 from hostd.runtime.streams import wait_readable
 
 log = get_logger(__name__)
@@ -135,8 +135,13 @@ class OCIRuntime:
         """
         fifo = self.root / container_id / "exec.fifo"
         if self.program.name == "runc" and fifo.exists():
-            await _open_gate(fifo, exited)
-            return
+            await _open_runc_gate(fifo, exited)
+        elif self.program.name == "crun" and fifo.exists():
+            _open_crun_gate(fifo)
+        else:
+            await self._start_by_command(container_id, bundle)
+
+    async def _start_by_command(self, container_id: str, bundle: Path) -> None:
         await self._run(["start", container_id], log_path=bundle / "log.json", stdio=Stdio())
 
     async def execute(
@@ -169,20 +174,23 @@ class OCIRuntime:
             *args,
         ]
         process = await self._spawn(command, stdio)
+        name = f"{self.program.name} {args[0]}"
         try:
             status = await process.wait(COMMAND_TIMEOUT_S)
-        except BaseException as error:
-            # Cancelled or too slow: its half-made container is swept by the caller.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.shield(end(process, COMMAND_TIMEOUT_S))
-            if isinstance(error, TimeoutError):
-                raise ContainerStartError(
-                    f"{self.program.name} {args[0]} did not end in {COMMAND_TIMEOUT_S:.0f} s"
-                ) from error
+            if status != 0:
+                text = read_log(log_path) or f"status {os.waitstatus_to_exitcode(status)}"
+                raise ContainerStartError(f"{name}: {text}")
+        except TimeoutError as error:
+            await self._end(process)
+            raise ContainerStartError(f"{name} did not end in {COMMAND_TIMEOUT_S:.0f} s") from error
+        except BaseException:
+            await self._end(process)
             raise
-        if status != 0:
-            text = read_log(log_path) or f"status {os.waitstatus_to_exitcode(status)}"
-            raise ContainerStartError(f"{self.program.name} {args[0]}: {text}")
+
+    async def _end(self, process: Process) -> None:
+        """Nothing of a failed command may run on: the caller sweeps what it made."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.shield(end_group(process, COMMAND_TIMEOUT_S))
 
     async def _spawn(self, command: Sequence[str], stdio: Stdio) -> Process:
         start = functools.partial(spawn, command, env=self._environment, stdio=stdio)
@@ -213,7 +221,7 @@ def read_log(path: Path) -> str:
     return "; ".join(messages)[-ERROR_TEXT_MAX:]
 
 
-async def _open_gate(fifo: Path, exited: asyncio.Future[int]) -> None:
+async def _open_runc_gate(fifo: Path, exited: asyncio.Future[int]) -> None:
     """Do what ``runc start`` does: read a byte from the fifo on which PID 1 waits, remove it."""
     fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -228,6 +236,21 @@ async def _open_gate(fifo: Path, exited: asyncio.Future[int]) -> None:
     if not passed:
         raise ContainerStartError("container ended before it was started")
     fifo.unlink(missing_ok=True)
+
+
+def _open_crun_gate(fifo: Path) -> None:
+    """Do what ``crun start`` does: its PID 1 waits on the other side of the fifo for a byte."""
+    try:
+        fd = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ContainerStartError("container ended before it was started") from error
+    try:
+        fifo.unlink(missing_ok=True)
+        os.write(fd, b"\0")
+    except OSError as error:
+        raise ContainerStartError("container ended before it was started") from error
+    finally:
+        os.close(fd)
 
 
 def _spawn_without(hidden: str, start: functools.partial[Process]) -> Process:

@@ -15,6 +15,9 @@ from pathlib import Path
 LOOK_EVERY_S = 5.0
 """Longer than any owner of a child takes to collect it."""
 
+LAST_LOOK_S = 0.05
+"""Between the two looks at the end; an owner collects a child within a turn of its loop."""
+
 
 class OrphanReaper:
     """Looks for abandoned zombies from time to time."""
@@ -27,11 +30,14 @@ class OrphanReaper:
         """Look on the running loop from now on."""
         self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._look_again)
 
-    def end(self) -> None:
-        """Stop looking."""
+    async def end(self) -> None:
+        """Stop looking, after a last time."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.look()
+        await asyncio.sleep(LAST_LOOK_S)
+        self.look()
 
     def look(self) -> int:
         """Reap the zombies that were there at the last look already; returns how many."""

@@ -157,7 +157,7 @@ def _open_directory(root_fd: int, path: str, mode: int = 0o755) -> int:
         raise ContainerStartError(
             f"{path} of the image is no directory: {error.strerror}"
         ) from error
-    pure = PurePosixPath(path)
+    pure = PurePosixPath(_follow(root_fd, path))
     parent = _open_directory(root_fd, str(pure.parent), mode)
     try:
         os.mkdir(pure.name, mode, dir_fd=parent)

@@ -24,7 +24,7 @@ from hostd.log import get_logger
 from hostd.runtime import rootfs, sweep
 from hostd.runtime.bundle import INIT_TARGET, HostLimits, Placement, make_config, mount_targets
 from hostd.runtime.cgroup import CgroupTree, leave_visible_root
-from hostd.runtime.container import Container, Host
+from hostd.runtime.container import Container, Host, Made
 from hostd.runtime.naming import Names
 from hostd.runtime.netns import NetworkNamespace
 from hostd.runtime.network import Network
@@ -144,7 +144,6 @@ class Runtime:
         """End and remove all containers, then everything else; may be repeated."""
         if self._lock_fd < 0:
             return
-        self._orphans.end()
         results = await asyncio.gather(
             *(c.delete() for c in list(self._containers.values())), return_exceptions=True
         )
@@ -156,6 +155,7 @@ class Runtime:
             await asyncio.to_thread(sweep.remove_everything, self._host.places)
             self._host.oci.close()
             self._host = None
+        await self._orphans.end()
         self._executor.shutdown()
         os.close(self._lock_fd)
         self._lock_fd = -1
@@ -214,7 +214,7 @@ class Runtime:
             self._executor, self._prepare_container, spec, host, namespace
         )
         if spec.tty is not None:
-            return await self._create_with_terminal(spec, host, user)
+            return await self._create_with_terminal(spec, host, user, namespace)
         output = ContainerOutput(sink, clock=self._clock, bytes_max=self._config.log_bytes_max)
         stdin = _stdin(spec.stdin)
         try:
@@ -224,7 +224,7 @@ class Runtime:
                 stdio=Stdio(stdin, *output.write_fds),
                 console=None,
             )
-            return self._adopt(spec, host, user, pid, output=output, master=None)
+            return self._adopt(spec, user, pid, namespace, output=output, master=None)
         except BaseException:
             output.discard()
             raise
@@ -233,14 +233,14 @@ class Runtime:
                 os.close(stdin)
 
     async def _create_with_terminal(
-        self, spec: ContainerSpec, host: Host, user: rootfs.User
+        self, spec: ContainerSpec, host: Host, user: rootfs.User, namespace: NetworkNamespace
     ) -> Container:
         bundle = host.places.bundles / spec.id
         with console_socket(host.places.consoles) as console:
             pid = await host.oci.create(spec.id, bundle, stdio=Stdio(), console=console.path)
             master = await console.receive()
         try:
-            return self._adopt(spec, host, user, pid, output=None, master=master)
+            return self._adopt(spec, user, pid, namespace, output=None, master=master)
         except BaseException:
             os.close(master)
             raise
@@ -248,24 +248,26 @@ class Runtime:
     def _adopt(
         self,
         spec: ContainerSpec,
-        host: Host,
         user: rootfs.User,
         pid: int,
+        namespace: NetworkNamespace,
         *,
         output: ContainerOutput | None,
         master: int | None,
     ) -> Container:
+        host = self._ready()
         cgroup = host.places.tree.of_process(pid, self._names.cgroup)
-        return Container(
-            spec,
-            host=host,
+        if not cgroup:  # It has ended already: a zombie is in no group.
+            cgroup = host.places.tree.named(self._names.cgroup, spec.id)
+        made = Made(
             process=Process(pid),
             cgroup=cgroup,
             user=user,
+            address=str(namespace.address) if namespace.address is not None else None,
             output=output,
             master=master,
-            on_deleted=self._forget,
         )
+        return Container(spec, made, host=host, on_deleted=self._forget)
 
     def _prepare_container(
         self, spec: ContainerSpec, host: Host, namespace: NetworkNamespace

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 
 from hostd.runtime import syscalls
 
+GROUP_POLL_S = 0.002
+"""Between looks at a killed group; its members end within some milliseconds."""
+
 DEVNULL = -1
 """Stands for /dev/null as a standard descriptor."""
 
@@ -110,10 +113,32 @@ class Process:
                 signal.pidfd_send_signal(self._pidfd, number)
 
 
-async def end(process: Process, timeout_s: float) -> None:
-    """Kill a process and reap it."""
+async def end_group(process: Process, timeout_s: float) -> None:
+    """Kill and reap a process that ``spawn`` started, and those it left in its process group.
+
+    crun works in a second process: killing the first one alone would let it go on making groups and
+    mounts while they are swept.
+
+    Raises:
+        TimeoutError: one hangs in the kernel.
+    """
     process.signal(signal.SIGKILL)
-    await process.wait(timeout_s)
+    async with asyncio.timeout(timeout_s):
+        await process.wait(timeout_s)
+        while not _reap_group(process.pid):
+            await asyncio.sleep(GROUP_POLL_S)
+
+
+def _reap_group(group: int) -> bool:
+    """Kill and collect members of a process group that are children of ours; True: none is left."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+    try:
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return True
+    return False
 
 
 def adopt_orphans() -> None:
