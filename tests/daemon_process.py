@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from hostd.errors import Error
+from hostd.fs import CAS, ImageStore
+from hostd.ids import ImageId
 from hostd.sdk.client import Client
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,15 +127,14 @@ def shared_data_dir() -> Path:
     return path
 
 
-def copy_data_dir(destination: Path) -> Path:
-    """A private copy of the shared data directory whose blobs are hard links.
-
-    A test that damages a blob must replace the file, not write into it.
-    """
-    subprocess.run(["cp", "-al", str(shared_data_dir()), str(destination)], check=True)
-    for name in ("state.db", "history.db"):
-        for path in destination.glob(f"{name}*"):
-            content = path.read_bytes()
-            path.unlink()
-            path.write_bytes(content)
-    return destination
+def copy_image(image: ImageId, destination: Path) -> None:
+    """A data directory of its own that has one image of the shared one, and may be damaged."""
+    shared = shared_data_dir()
+    source, copy = CAS(shared / "cas"), CAS(destination / "cas")
+    images = ImageStore(source, shared / "images")
+    for blob in images.blobs(image):
+        shutil.copyfile(source.path(blob), copy.path(blob))
+    (destination / "images").mkdir()
+    shutil.copy(shared / "images" / f"{image}.json", destination / "images")
+    for path in shared.glob("state.db*"):
+        shutil.copy(path, destination)
