@@ -23,7 +23,7 @@ from hostd.build.lines import problem
 from hostd.build.placing import place_copies, place_directory
 from hostd.build.site import Site
 from hostd.build.steps import SCRIPT_PATH, DirectoryWork, PlannedStep, RunWork
-from hostd.errors import ContainerStartError, ImageBuildError, InvalidError
+from hostd.errors import ContainerStartError, Error, ImageBuildError, InvalidError
 from hostd.fs import (
     CAS,
     FileSystem,
@@ -138,7 +138,7 @@ class Executor:
             stack.push_async_callback(self._fs.unmount_rootfs, root)
             timer.note("mount")
             spec = self._spec(step, work, name, root.path, mounts, self._env(work, site, parent))
-            await self._execute(step, spec, _Tail(output), timer)
+            await self._execute(step, spec, parent, _Tail(output), timer)
             await self._fs.unmount_rootfs(root, keep_upper=True)
             timer.note("unmount")
             tree = await asyncio.to_thread(self._collect, parent, root, spec)
@@ -190,7 +190,12 @@ class Executor:
         )
 
     async def _execute(
-        self, step: PlannedStep, spec: ContainerSpec, output: _Tail, timer: _Timer
+        self,
+        step: PlannedStep,
+        spec: ContainerSpec,
+        parent: ImageId,
+        output: _Tail,
+        timer: _Timer,
     ) -> None:
         try:
             container = await self._runtime.create(spec, output)
@@ -198,6 +203,7 @@ class Executor:
                 timer.note("create")
                 await container.start()
                 timer.note("start")
+                self._warm(parent)
                 ended = await _wait(container, step, output)
                 timer.note("command")
             finally:
@@ -211,6 +217,19 @@ class Executor:
             ) from error
         if ended.status != 0 or ended.oom:
             raise failure(step, ended, output.lines)
+
+    def _warm(self, parent: ImageId) -> None:
+        """Read the parent's tree while the command runs; ``_collect`` then finds it in memory.
+
+        Nobody waits for this: the result is in the image store's cache, and what goes wrong goes
+        wrong again where it is needed.
+        """
+
+        def read() -> None:
+            with contextlib.suppress(Error):
+                self._images.tree(parent)
+
+        asyncio.get_running_loop().run_in_executor(None, read)
 
     def _collect(self, parent: ImageId, root: RootFS, spec: ContainerSpec) -> Tree:
         before = self._images.tree(parent)

@@ -103,11 +103,11 @@ async def test_user_and_workdir_hold_for_later_steps(workshop):
         DEBIAN,
         Run(command="useradd --create-home --uid 1234 maria"),
         User(user="maria"),
-        Workdir(path="/work/here"),
+        Workdir(path="/task/here"),
         Run(command='echo "$(id -un) $(id -gn) $HOME" > who && pwd >> who'),
     )
-    assert workshop.read(image, "/work/here/who") == b"maria maria /home/maria\n/work/here\n"
-    assert workshop.stat(image, "/work/here") == (stat.S_IFDIR | 0o755, 1234, 1234)
+    assert workshop.read(image, "/task/here/who") == b"maria maria /home/maria\n/task/here\n"
+    assert workshop.stat(image, "/task/here") == (stat.S_IFDIR | 0o755, 1234, 1234)
     assert workshop.images.manifest(image).config.user == "maria"
 
 
