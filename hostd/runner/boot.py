@@ -1,7 +1,7 @@
-"""What the container's interpreter is started with: ``python3 …/hostd/runner/boot.py DIRECTORY``.
+"""What the container's interpreter is started with: ``python3 .../hostd/runner/boot.py DIRECTORY``.
 
 Compiled at every start, since scripts have no bytecode cache: so it is short. It must stay valid for
-every Python 3, to say which version is missing. The guard is for multiprocessing, which imports the
+every Python there is, to say which version is missing. The guard is for multiprocessing, which imports the
 main module again in its children.
 """
 

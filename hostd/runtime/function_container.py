@@ -341,8 +341,8 @@ class FunctionContainer:
     async def _attempt(self, step: Callable[[], Awaitable[None]]) -> None:
         try:
             await step()
-        except (Error, OSError) as error:
-            log.warning("container not cleaned up", container=self.id, error=str(error))
+        except Exception:  # the other steps must be tried, and other containers live in this group
+            log.exception("container not cleaned up", container=self.id)
 
     # --- phases and timers ---------------------------------------------------------------------
 

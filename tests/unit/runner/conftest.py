@@ -174,7 +174,7 @@ def find_python() -> Callable[[str], str]:
 
     def find(version: str) -> str:
         path = shutil.which(f"python{version}")
-        command = [path or "false", "-c", "import sys; print(*sys.version_info[:2], sep='.')"]
+        command = [path or "false", "-c", 'import sys; print("%d.%d" % sys.version_info[:2])']
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.stdout.strip() != version:
             pytest.skip(f"not here: there is no Python {version} on PATH")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+import hostd.runner
 
 VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14"]
 
@@ -64,3 +69,28 @@ async def test_cancel_works_on_every_version(runner: Any) -> None:
     await runner.printed(b"begun")
     runner.cancel(token)
     assert (await runner.output())[1] == "failed"
+
+
+@pytest.mark.parametrize("old", ["2.7", "3.6", "3.7"])
+def test_versions_that_are_too_old_are_named(old: str, find_python: Callable[[str], str]) -> None:
+    boot = Path(hostd.runner.__file__).parent / "boot.py"
+    done = subprocess.run(
+        [find_python(old), boot, "/nowhere"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"hostd needs Python 3.8 or later in the image, this is {old}\n"
+
+
+HEAVY = ("asyncio", "json", "logging", "traceback", "typing", "re", "pickle", "socket", "hostd.sdk")
+
+
+def test_runner_loads_no_heavy_module_before_user_code() -> None:
+    code = "import sys, hostd.runner.serve, hostd.runner.load; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        cwd=Path(hostd.runner.__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not set(HEAVY) & set(done.stdout.split())
