@@ -1,8 +1,8 @@
 """What the container's interpreter is started with: ``python3 .../hostd/runner/boot.py DIRECTORY``.
 
-Compiled at every start, since scripts have no bytecode cache: so it is short. It must stay valid for
-every Python there is, to say which version is missing. The guard is for multiprocessing, which imports the
-main module again in its children.
+Compiled at every start, since scripts have no bytecode cache: so it is short. It must stay valid
+for every Python there is, to say which version is missing. The guard is for multiprocessing, which
+imports the main module again in its children.
 """
 
 import sys
