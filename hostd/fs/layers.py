@@ -1,9 +1,9 @@
 """Images as lower directories of overlays: checked once, mounted once, shared by all roots.
 
 In the EROFS way an image's index is mounted at <run_dir>/images/<id>; in the FUSE way hostd-fs is
-told to serve it. Before that, every blob of the image is looked at: a blob whose stamp is as it was
-when it was last hashed is whole (4 µs), any other is hashed, and what is damaged or missing is
-fetched, all of it at the same time.
+told to serve it. Roots of one host may use both. Before that, every blob of the image is looked at:
+a blob whose stamp is as it was when it was last hashed is whole (4 µs), any other is hashed, and
+what is damaged or missing is fetched, all of it at the same time.
 
 Concurrency: on the daemon's loop. Each image has a lock, held while it is checked, mounted or let
 go; ``is_ready`` and ``is_checked`` are read without the lock. Who mounts an overlay pins its images
@@ -45,6 +45,9 @@ SERVER_TIMEOUT_S = 10.0
 _NO_ATTRIBUTES = Attributes(stat.S_IFDIR | 0o755, 0, 0, 0, 0, 2, 0)
 
 
+_Key = tuple[ImageId, FSMode]
+
+
 @dataclass(slots=True)
 class Layer:
     """What this daemon knows of an image: nothing, or that it is whole and served."""
@@ -69,7 +72,6 @@ class ImageLayers:
         fetcher: Fetcher,
         supervisor: Supervisor,
         *,
-        mode: FSMode,
         directory: Path,
         in_thread: Callable[[Callable[[], None]], Awaitable[None]],
     ) -> None:
@@ -77,10 +79,9 @@ class ImageLayers:
         self._cas = images.cas
         self._fetcher = fetcher
         self._supervisor = supervisor
-        self._mode = mode
         self._directory = directory
         self._in_thread = in_thread
-        self._layers: OrderedDict[ImageId, Layer] = OrderedDict()
+        self._layers: OrderedDict[_Key, Layer] = OrderedDict()
         self._mount_lock = threading.Lock()
         self._watch = BlobWatch(images.cas.objects)
 
@@ -89,9 +90,9 @@ class ImageLayers:
         return sum(layer.is_ready for layer in self._layers.values())
 
     @contextlib.contextmanager
-    def pinned(self, images: Sequence[ImageId]) -> Iterator[Sequence[Layer]]:
+    def pinned(self, images: Sequence[ImageId], mode: FSMode) -> Iterator[Sequence[Layer]]:
         """Keep images mounted until an overlay holds them itself."""
-        layers = [self._layers.setdefault(image, Layer()) for image in images]
+        layers = [self._layers.setdefault((image, mode), Layer()) for image in images]
         for layer in layers:
             layer.pins += 1
         try:
@@ -100,7 +101,7 @@ class ImageLayers:
             for layer in layers:
                 layer.pins -= 1
 
-    async def ensure(self, image: ImageId) -> int:
+    async def ensure(self, image: ImageId, mode: FSMode) -> int:
         """Make an image ready to be a layer; returns the nanoseconds that its mount took.
 
         Raises:
@@ -109,30 +110,31 @@ class ImageLayers:
                 it.
             ContainerStartError, OSError: it cannot be mounted.
         """
-        layer = self._layers.setdefault(image, Layer())
-        self._layers.move_to_end(image)
+        key = (image, mode)
+        layer = self._layers.setdefault(key, Layer())
+        self._layers.move_to_end(key)
         self._look_for_touched_blobs()
         if layer.is_ready and layer.is_checked:
             return 0
         async with layer.lock:
-            mount_ns = await self._prepare(image, layer)
+            mount_ns = await self._prepare(key, layer)
         await self._evict()
         return mount_ns
 
-    async def _prepare(self, image: ImageId, layer: Layer) -> int:
+    async def _prepare(self, key: _Key, layer: Layer) -> int:
         """Under the lock: check and mount, unless another caller just did."""
         while not layer.is_checked:
             # Set before the check: a change that is noticed meanwhile takes it back.
             layer.is_checked = True
             try:
-                await self._check(image)
+                await self._check(key[0])
             except BaseException:
                 layer.is_checked = False
                 raise
         if layer.is_ready:
             return 0
         started = time.perf_counter_ns()
-        await self._offer(image, layer)
+        await self._offer(key, layer)
         layer.is_ready = True
         return time.perf_counter_ns() - started
 
@@ -149,26 +151,29 @@ class ImageLayers:
 
     async def forget(self, image: ImageId) -> None:
         """Let go of an image that is about to be deleted; it is checked again if it comes back."""
-        layer = self._layers.get(image)
-        if layer is not None:
-            async with layer.lock:
-                layer.is_checked = False
-                await self._withdraw(image, layer)
+        for key, layer in list(self._layers.items()):
+            if key[0] == image:
+                async with layer.lock:
+                    layer.is_checked = False
+                    await self._withdraw(key, layer)
 
     async def _evict(self) -> None:
         """Let go of the images that were not used for longest."""
-        ready = [image for image, layer in self._layers.items() if layer.is_ready]
-        for image in ready[: max(0, len(ready) - READY_MAX)]:
-            layer = self._layers[image]
+        ready = [key for key, layer in self._layers.items() if layer.is_ready]
+        for key in ready[: max(0, len(ready) - READY_MAX)]:
+            layer = self._layers[key]
             async with layer.lock:
                 if layer.pins == 0:
-                    await self._withdraw(image, layer)
+                    await self._withdraw(key, layer)
 
-    async def _withdraw(self, image: ImageId, layer: Layer) -> None:
+    async def _withdraw(self, key: _Key, layer: Layer) -> None:
         """Under the lock: no overlay can be made from the image until it is ready again."""
         layer.is_ready = False
-        self._supervisor.drop_image(image)
-        await self._in_thread(functools.partial(self._unmount, image))
+        image, mode = key
+        if mode == "fuse":
+            self._supervisor.drop_image(image)
+        else:
+            await self._in_thread(functools.partial(self._unmount, image))
 
     # --- content ---------------------------------------------------------------------------------
 
@@ -210,12 +215,13 @@ class ImageLayers:
 
     # --- mounts ----------------------------------------------------------------------------------
 
-    async def _offer(self, image: ImageId, layer: Layer) -> None:
+    async def _offer(self, key: _Key, layer: Layer) -> None:
         """Mount the image's index, or have hostd-fs serve it."""
+        image, mode = key
         reader = await asyncio.to_thread(self._images.open_index, image)
         layer.root = reader.stat(reader.root_nid)
         index = self._images.index_path(image)
-        if self._mode == "fuse":
+        if mode == "fuse":
             await self._supervisor.wait_ready(SERVER_TIMEOUT_S)
             await self._supervisor.serve_image(image, index)
             layer.path = self._supervisor.mountpoint / "img" / image

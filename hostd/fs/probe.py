@@ -141,9 +141,11 @@ class _Bench:
         upper, work = own / "upper", own / "work"
         upper.mkdir(parents=True)
         work.mkdir()
-        layers = mounting.OverlayLayers(lower=lower, data=data, upper=upper, work=work)
+        layers = mounting.OverlayLayers(
+            lower=lower, data=data, upper=upper, work=work, metacopy=metacopy
+        )
         try:
-            mounting.mount_overlay(self._root, layers, metacopy=metacopy)
+            mounting.mount_overlay(self._root, layers)
             (self._root / "written").write_bytes(b"")
             return (self._root / "file").read_bytes() if data else b""
         finally:

@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from hostd.errors import (
     AlreadyExistsError,
@@ -44,7 +44,7 @@ from hostd.fs.fetch import Fetcher, FetchStatistics
 from hostd.fs.image import ImageStore
 from hostd.fs.index import Attributes
 from hostd.fs.layers import SERVER_TIMEOUT_S, ImageLayers, Layer
-from hostd.fs.probe import Findings, probe
+from hostd.fs.probe import Findings, FSMode, probe
 from hostd.fs.supervisor import ServerOptions, Supervisor, SupervisorStatistics
 from hostd.ids import ImageId, new_id
 from hostd.log import get_logger
@@ -89,6 +89,14 @@ class FileSystemStatistics:
     rootfs: int
     fetch: FetchStatistics
     server: SupervisorStatistics
+
+
+class _Way(NamedTuple):
+    """How a root is mounted."""
+
+    mode: FSMode
+    data: Sequence[Path]
+    metacopy: bool
 
 
 class _ServerGoneError(ContainerStartError):
@@ -144,7 +152,6 @@ class FileSystem:
             self._images,
             self._fetcher,
             self._supervisor,
-            mode=self._findings.mode,
             directory=self._run_dir / "images",
             in_thread=self._in_thread,
         )
@@ -195,8 +202,16 @@ class FileSystem:
 
     # --- roots -----------------------------------------------------------------------------------
 
-    async def mount_rootfs(self, name: str, layers: Sequence[ImageId]) -> RootFS:
+    async def mount_rootfs(
+        self, name: str, layers: Sequence[ImageId], *, plain_upper: bool = False
+    ) -> RootFS:
         """Make a root from images, top first, with a fresh writable layer of its own.
+
+        Args:
+            name: unique; a part of paths.
+            layers: the images.
+            plain_upper: every file in the writable layer must have all of its content, because
+                somebody will read that layer by itself. For a build step.
 
         Raises:
             NotFoundError: there is no such image. BlobCorruptError, BlobMissingError: an image's
@@ -207,12 +222,13 @@ class FileSystem:
             AlreadyExistsError, InvalidError: the name is taken, or is none.
         """
         root = self._claim(name, layers)
+        way = self._way(len(layers), plain_upper=plain_upper)
         try:
             started = time.perf_counter_ns()
-            with self._ready_layers.pinned(layers) as pinned:
-                mount_ns = sum([await self._ready_layers.ensure(image) for image in layers])
+            with self._ready_layers.pinned(layers, way.mode) as pinned:
+                mount_ns = sum([await self._ready_layers.ensure(i, way.mode) for i in layers])
                 ensured = time.perf_counter_ns()
-                await self._mount(root, pinned)
+                await self._mount(root, pinned, way)
         except BaseException:
             del self._roots[name]
             raise
@@ -273,18 +289,27 @@ class FileSystem:
 
     # --- within ----------------------------------------------------------------------------------
 
-    async def _mount(self, root: RootFS, layers: Sequence[Layer]) -> None:
+    def _way(self, depth: int, *, plain_upper: bool) -> _Way:
+        """How to mount a root of so many images."""
+        found = self._found
+        if found.mode == "fuse" or (plain_upper and (found.metacopy or depth > 1)):
+            return _Way("fuse", data=(), metacopy=False)
+        served = self._supervisor.mountpoint
+        data = (self._cas.objects, served / "fault", self._cas.late, served / "data")
+        return _Way("erofs", data=data, metacopy=found.metacopy or depth > 1)
+
+    async def _mount(self, root: RootFS, layers: Sequence[Layer], way: _Way) -> None:
         """Make the directories and the overlay; once more when hostd-fs died under it."""
         await self._supervisor.wait_ready(SERVER_TIMEOUT_S)
         try:
-            await self._attempt(root, layers)
+            await self._attempt(root, layers, way)
         except _ServerGoneError:
             await self._supervisor.wait_replaced(SERVER_TIMEOUT_S)
-            await self._attempt(root, layers)
+            await self._attempt(root, layers, way)
 
-    async def _attempt(self, root: RootFS, layers: Sequence[Layer]) -> None:
+    async def _attempt(self, root: RootFS, layers: Sequence[Layer], way: _Way) -> None:
         try:
-            await self._mount_in_thread(root, layers)
+            await self._mount_in_thread(root, layers, way)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFullError("no space for a container's files") from error
@@ -292,9 +317,15 @@ class FileSystem:
             text = f"root file system {root.name} cannot be mounted: {error.strerror}"
             raise kind(text) from error
 
-    async def _mount_in_thread(self, root: RootFS, layers: Sequence[Layer]) -> None:
-        lower = [layer.path for layer in layers]
-        work = self._threads.submit(self._make_root, root, lower, layers[-1].root)
+    async def _mount_in_thread(self, root: RootFS, layers: Sequence[Layer], way: _Way) -> None:
+        overlay = mounting.OverlayLayers(
+            lower=[layer.path for layer in layers],
+            data=way.data,
+            upper=root.upper,
+            work=root.work,
+            metacopy=way.metacopy,
+        )
+        work = self._threads.submit(self._make_root, root, overlay, layers[-1].root)
         try:
             async with asyncio.timeout(MOUNT_TIMEOUT_S):
                 await asyncio.shield(asyncio.wrap_future(work))
@@ -310,11 +341,8 @@ class FileSystem:
         """Take a root away as soon as the thread that makes it is done with it."""
         work.add_done_callback(lambda _: self._threads.submit(self._remove, root, keep_upper=False))
 
-    def _make_root(self, root: RootFS, lower: Sequence[Path], top: Attributes) -> None:
+    def _make_root(self, root: RootFS, layers: mounting.OverlayLayers, top: Attributes) -> None:
         """In a thread: directories and overlay; nothing is left when it fails."""
-        layers = mounting.OverlayLayers(
-            lower=lower, data=self._data_layers(), upper=root.upper, work=root.work
-        )
         try:
             root.upper.parent.mkdir(0o700)
             root.upper.mkdir()
@@ -324,19 +352,10 @@ class FileSystem:
             os.chown(root.upper, top.uid, top.gid)
             os.chmod(root.upper, stat.S_IMODE(top.mode))
             os.utime(root.upper, ns=(top.mtime_ns, top.mtime_ns))
-            mounting.mount_overlay(root.path, layers, metacopy=self._needs_metacopy(lower))
+            mounting.mount_overlay(root.path, layers)
         except BaseException:
             self._remove(root, keep_upper=False)
             raise
-
-    def _needs_metacopy(self, lower: Sequence[Path]) -> bool:
-        return self.mode == "erofs" and (self._found.metacopy or len(lower) > 1)
-
-    def _data_layers(self) -> Sequence[Path]:
-        if self.mode == "fuse":
-            return ()
-        served = self._supervisor.mountpoint
-        return (self._cas.objects, served / "fault", self._cas.late, served / "data")
 
     def _remove(self, root: RootFS, *, keep_upper: bool) -> None:
         """In a thread: the mount goes now, the writable layer when the janitor comes to it."""

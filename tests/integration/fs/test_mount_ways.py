@@ -131,6 +131,34 @@ async def test_host_with_loop_devices_only_serves_by_erofs(
         assert (root.path / "big").read_bytes() == (source / "big").read_bytes()
 
 
+async def test_kernel_that_needs_metacopy_still_gives_plain_layers_to_builds(
+    host: Host, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = mounting.mount_overlay
+
+    def mount_overlay(target: Path, layers: mounting.OverlayLayers) -> None:
+        if layers.data and not layers.metacopy:
+            raise OSError(errno.EPERM, "refused by the test")
+        real(target, layers)
+
+    monkeypatch.setattr(mounting, "mount_overlay", mount_overlay)
+    image = host.save(source)
+    async with host.running("auto") as fs:
+        assert (fs.mode, fs.why) == (
+            "erofs",
+            "a redirect from EROFS into a data layer was read, with metacopy=on",
+        )
+        function = await fs.mount_rootfs("function", [image])
+        step = await fs.mount_rootfs("step", [image], plain_upper=True)
+        for root in (function, step):
+            os.chown(root.path / "big", 1, 2)
+            assert (root.path / "big").read_bytes() == (source / "big").read_bytes()
+        attribute = "trusted.overlay.metacopy"
+        assert attribute in os.listxattr(function.upper / "big")
+        assert attribute not in os.listxattr(step.upper / "big")
+        assert (step.upper / "big").read_bytes() == (source / "big").read_bytes()
+
+
 async def test_read_ahead_of_the_server_is_raised(host: Host) -> None:
     async with host.running("fuse"):
         (entry,) = mounting.mounts_below(host.run_dir / "fs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import stat
 import struct
@@ -208,10 +209,8 @@ async def test_cancelled_mount_leaves_nothing(host: Host, source: Path) -> None:
             for _ in range(number % 6):
                 await asyncio.sleep(0)
             mount.cancel()
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 await fs.unmount_rootfs(await mount)
-            except asyncio.CancelledError:
-                pass
         fs._threads.submit(int).result()
         assert fs.statistics().rootfs == 0
     assert host.mounts() == []
