@@ -47,7 +47,7 @@ def call(function: Function[Any, Any, Any], args: Sequence[Any], kwargs: dict[st
     warn_if_in_loop(function.name, "remote")
     target = target_of(function)
     refuse_generator(function)
-    payload = pack_input(function.name, args, kwargs)
+    payload = pack_input(function, args, kwargs)
     call_id = new_call_id()
     waiter = _Waiter()
     target.stream.add(call_id, waiter)
@@ -68,7 +68,7 @@ async def call_async(
     """The same for event loops; a cancelled task cancels the call."""
     target = target_of(function)
     refuse_generator(function)
-    payload = pack_input(function.name, args, kwargs)
+    payload = pack_input(function, args, kwargs)
     call_id = new_call_id()
     waiter = _AsyncWaiter()
     target.stream.add(call_id, waiter)

@@ -37,7 +37,7 @@ def generate(
     """Check now, run when the first value is asked for."""
     warn_if_in_loop(function.name, "remote_gen")
     target = _checked(function)
-    return _consume(target, pack_input(function.name, args, kwargs))
+    return _consume(target, pack_input(function, args, kwargs))
 
 
 def generate_async(
@@ -45,7 +45,7 @@ def generate_async(
 ) -> AsyncIterator[Any]:
     """The same for ``async for``."""
     target = _checked(function)
-    return _consume_async(target, pack_input(function.name, args, kwargs))
+    return _consume_async(target, pack_input(function, args, kwargs))
 
 
 def _checked(function: Function[Any, Any, Any]) -> Target:

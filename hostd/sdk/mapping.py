@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hostd.sdk.calling import failure_of, refuse_generator, target_of, warn_if_in_loop
 from hostd.sdk.flag import LoopFlag, ThreadFlag
 from hostd.sdk.map_call import MapCall
-from hostd.sdk.payload import unpack
+from hostd.sdk.payload import pack_input, unpack
 from hostd.sdk.pump import AsyncPump, start_pump
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hostd.sdk.calling import Target
     from hostd.sdk.function import Function
     from hostd.sdk.map_call import Item
-    from hostd.sdk.pump import AnyIterable
+    from hostd.sdk.pump import AnyIterable, Pack
 
 
 class _Order:
@@ -78,7 +78,7 @@ def map_inputs(
     target = target_of(function)
     refuse_generator(function, "map")
     order = _Order(is_ordered=order_outputs, returns_exceptions=return_exceptions)
-    return _consume(function.name, target, inputs, dict(kwargs), order)
+    return _consume(target, inputs, _packer(function, kwargs), order)
 
 
 def map_inputs_async(
@@ -93,17 +93,20 @@ def map_inputs_async(
     target = target_of(function)
     refuse_generator(function, "map")
     order = _Order(is_ordered=order_outputs, returns_exceptions=return_exceptions)
-    return _consume_async(function.name, target, inputs, dict(kwargs), order)
+    return _consume_async(target, inputs, _packer(function, kwargs), order)
 
 
-def _consume(
-    name: str, target: Target, inputs: Iterable[Any], kwargs: dict[str, Any], order: _Order
-) -> Iterator[Any]:
+def _packer(function: Function[Any, Any, Any], kwargs: Mapping[str, Any]) -> Pack:
+    fixed = dict(kwargs)
+    return lambda args: pack_input(function, args, fixed)
+
+
+def _consume(target: Target, inputs: Iterable[Any], pack: Pack, order: _Order) -> Iterator[Any]:
     pump_flag, flag = ThreadFlag(), ThreadFlag()
     call = MapCall(target, pump=pump_flag, consumer=flag)
     target.stream.add(call.call_id, call)
     try:
-        start_pump(name, call, pump_flag, inputs, kwargs)
+        start_pump(call, pump_flag, inputs, pack)
         while True:
             flag.lower()
             items = call.take(order.held)
@@ -117,11 +120,7 @@ def _consume(
 
 
 async def _consume_async(
-    name: str,
-    target: Target,
-    inputs: AnyIterable,
-    kwargs: dict[str, Any],
-    order: _Order,
+    target: Target, inputs: AnyIterable, pack: Pack, order: _Order
 ) -> AsyncIterator[Any]:
     flag = LoopFlag()
     thread_flag, loop_flag = ThreadFlag(), LoopFlag()
@@ -131,9 +130,9 @@ async def _consume_async(
     target.stream.add(call.call_id, call)
     try:
         if isinstance(inputs, AsyncIterable):
-            pump = AsyncPump(name, call, loop_flag, inputs, kwargs)
+            pump = AsyncPump(call, loop_flag, inputs, pack)
         else:
-            start_pump(name, call, thread_flag, inputs, kwargs)
+            start_pump(call, thread_flag, inputs, pack)
         while True:
             flag.lower()
             items = call.take(order.held)

@@ -5,7 +5,8 @@ first; cloudpickle takes what it refuses (lambdas, local classes) and what lives
 
 - a script's own classes and functions go by name, under the name of the script as a module, so that
   the container's objects are of the container's classes;
-- those of a prompt or a notebook have no module, so they go by value.
+- those of a prompt or a notebook have no module, so they go by value, as do those that serialized
+  functions get: these bring their own copies of the classes they use.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from hostd.errors import (
     SerializationError,
 )
 from hostd.sdk.entry_module import script_name
-from hostd.sdk.reference import named_in_main, resolve, resolve_raw
+from hostd.sdk.reference import ByValue, named_in_main, resolve, resolve_raw
 from hostd.sdk.remote_traceback import with_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any, Union
 
+    from hostd.sdk.function import Function
     from hostd.sdk.remote_traceback import Frames
 
     Buffer = Union[bytes, memoryview]
@@ -41,15 +43,23 @@ PAYLOAD_BYTES_MAX = 256 * 2**20
 """The same figure as in hostd/model.py, which needs msgspec; a test compares them."""
 
 
-def pack_input(function_name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:
+def pack_input(
+    function: Function[Any, Any, Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> bytes:
     """The payload of one input.
 
     Raises:
         SerializationError: an argument cannot be pickled.
         PayloadTooLargeError: it can, but is over the limit.
     """
-    what = f"arguments of {function_name}"
-    return _limited(what, _dump(what, (tuple(args), kwargs)))
+    value = (tuple(args), kwargs)
+    what = f"arguments of {function.name}"
+    data = _plain(value)
+    if data is None:
+        data = _dump_by_value(what, value, _pickler(by_name=not function.is_serialized))
+        if b"CodeType" in data:
+            data = pickle.dumps(ByValue(data), PROTOCOL)
+    return _limited(what, data)
 
 
 def pack_function(raw: Callable[..., Any], name: str) -> bytes:
@@ -59,7 +69,7 @@ def pack_function(raw: Callable[..., Any], name: str) -> bytes:
         SerializationError: it refers to something that cannot be pickled.
     """
     what = f"function {name}"
-    return _limited(what, _dump_by_value(what, raw))
+    return _limited(what, _dump_by_value(what, raw, _pickler(by_name=False)))
 
 
 def unpack(field: Buffer) -> Any:
@@ -114,19 +124,20 @@ def _record(field: Buffer) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _dump(what: str, value: Any) -> bytes:
+def _plain(value: Any) -> bytes | None:
+    """The pickle of the C pickler; None when it refuses, or something is of ``__main__``."""
     try:
         data = pickle.dumps(value, PROTOCOL)
     except Exception:  # noqa: BLE001 - cloudpickle succeeds, or says what is wrong
-        return _dump_by_value(what, value)
-    # The name may also be part of a text; then only this detour is taken in vain.
-    return _dump_by_value(what, value) if b"__main__" in data else data
+        return None
+    # The name may also be part of a text; then the detour is only taken in vain.
+    return None if b"__main__" in data else data
 
 
-def _dump_by_value(what: str, value: Any) -> bytes:
+def _dump_by_value(what: str, value: Any, pickler: Any) -> bytes:
     buffer = io.BytesIO()
     try:
-        _pickler_class()(buffer, PROTOCOL).dump(value)
+        pickler(buffer, PROTOCOL).dump(value)
     except Exception as error:
         raise SerializationError(
             f"{what} cannot be pickled: {type(error).__name__}: {error}",
@@ -138,10 +149,13 @@ def _dump_by_value(what: str, value: Any) -> bytes:
 _cached_pickler: list[Any] = []
 
 
-def _pickler_class() -> Any:
-    """cloudpickle's pickler that knows the running script; made when first needed (14 ms)."""
+def _pickler(*, by_name: bool) -> Any:
+    """cloudpickle's pickler, or one that goes by name for what the running script defines."""
+    import cloudpickle  # When first needed: 14 ms.
+
+    if not by_name:
+        return cloudpickle.Pickler
     if not _cached_pickler:
-        import cloudpickle
 
         class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is not typed
             """Names of a running script go under its name in containers."""

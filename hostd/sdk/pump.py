@@ -8,36 +8,33 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from hostd.errors import InvalidError
-from hostd.sdk.payload import pack_input
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
     from typing import Any, Union
 
     from hostd.sdk.flag import LoopFlag, ThreadFlag
     from hostd.sdk.map_call import MapCall
 
+    Pack = Callable[[Any], bytes]
+    """From the arguments of one input to its payload."""
     AnyIterable = Union[Iterable[Any], AsyncIterable[Any]]
 
 
-def start_pump(
-    name: str, call: MapCall, flag: ThreadFlag, inputs: Iterable[Any], kwargs: dict[str, Any]
-) -> None:
+def start_pump(call: MapCall, flag: ThreadFlag, inputs: Iterable[Any], pack: Pack) -> None:
     """Pump from a thread of its own."""
     thread = threading.Thread(
-        target=_pump, args=(name, call, flag, inputs, kwargs), name=f"hostd-map-{name}", daemon=True
+        target=_pump, args=(call, flag, inputs, pack), name="hostd-map-inputs", daemon=True
     )
     thread.start()
 
 
-def _pump(
-    name: str, call: MapCall, flag: ThreadFlag, inputs: Iterable[Any], kwargs: dict[str, Any]
-) -> None:
+def _pump(call: MapCall, flag: ThreadFlag, inputs: Iterable[Any], pack: Pack) -> None:
     try:
         iterator = iter(inputs)
         while room := _wait_for_room(call, flag):
             for args in islice(iterator, room):
-                call.put(pack_input(name, args, kwargs))
+                call.put(pack(args))
                 room -= 1
                 if call.is_closed:
                     return
@@ -63,20 +60,14 @@ class AsyncPump:
     """The pump of an async iterator: a task of the consumer's loop."""
 
     def __init__(
-        self,
-        name: str,
-        call: MapCall,
-        flag: LoopFlag,
-        inputs: AsyncIterable[Any],
-        kwargs: dict[str, Any],
+        self, call: MapCall, flag: LoopFlag, inputs: AsyncIterable[Any], pack: Pack
     ) -> None:
         import asyncio
 
-        self._name = name
         self._call = call
         self._flag = flag
         self._inputs = inputs
-        self._kwargs = kwargs
+        self._pack = pack
         # Referenced here and ended by stop(); a TaskGroup needs Python 3.11.
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -93,7 +84,7 @@ class AsyncPump:
         room = self._call.room()
         try:
             async for args in self._inputs:
-                self._call.put(pack_input(self._name, args, self._kwargs))
+                self._call.put(self._pack(args))
                 room -= 1
                 while room < 1:
                     self._flag.lower()
@@ -101,7 +92,9 @@ class AsyncPump:
                     if room < 1:
                         await self._flag.wait()
             self._call.finish()
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            # By stop(), when nobody looks any more, or by the user's iterator.
+            self._call.finish(error)
             raise
         except Exception as error:  # noqa: BLE001 - the user's iterator: the consumer raises it
             self._call.finish(error)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from hostd.errors import VersionMismatchError
 from hostd.sdk.entry_module import container_name, script_name
 
 TYPE_CHECKING = False
@@ -36,6 +37,33 @@ def detached_function(raw: Any, app_name: str | None, name: str) -> Function[Any
     from hostd.sdk.function import Function
 
     return Function(raw, app=App(app_name), name=name)
+
+
+def open_by_value(data: bytes, major: int, minor: int) -> Any:
+    """Open a pickle that holds bytecode, which another version of Python could crash on.
+
+    Raises:
+        VersionMismatchError: it was made by another version.
+    """
+    if sys.version_info[:2] != (major, minor):
+        raise VersionMismatchError(
+            f"functions or classes sent by value are of Python {major}.{minor}, "
+            f"here runs {sys.version_info[0]}.{sys.version_info[1]}",
+            hint="define them at the top level of a module that is on both sides",
+        )
+    import pickle
+
+    return pickle.loads(data)
+
+
+class ByValue:
+    """What pickles to the opening of a pickle that holds bytecode."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_by_value, (self.data, sys.version_info[0], sys.version_info[1])
 
 
 def named_in_main(value: Any) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import linecache
 import os
+import sys
 import types
 from contextlib import suppress
 from typing import TYPE_CHECKING, Optional
@@ -31,8 +32,7 @@ def with_frames(error: Exception, frames: Frames) -> Exception:
         number = max(1, int(line or 1))
         _remember(str(filename), number, source)
         frame = _frame(str(filename), str(name), number)
-        # An instruction of -1 has no column: no carets under a line that was compiled elsewhere.
-        traceback = types.TracebackType(traceback, frame, -1, number)
+        traceback = types.TracebackType(traceback, frame, frame.f_lasti, number)
     return error.with_traceback(traceback)
 
 
@@ -42,6 +42,8 @@ class _Stop(Exception):
 
 def _frame(filename: str, name: str, line: int) -> types.FrameType:
     code = compile("raise stop", filename, "exec").replace(co_name=name, co_firstlineno=line)
+    if sys.version_info >= (3, 11):
+        code = code.replace(co_linetable=_one_line(len(code.co_code) // 2))
     stop = _Stop()
     with suppress(_Stop):
         exec(code, {"stop": stop, "__name__": "remote", "__file__": filename})  # noqa: S102 - our text
@@ -49,6 +51,15 @@ def _frame(filename: str, name: str, line: int) -> types.FrameType:
     assert here is not None
     assert here.tb_next is not None
     return here.tb_next.tb_frame
+
+
+def _one_line(units: int) -> bytes:
+    """A location table of one line without columns: no carets under code compiled elsewhere.
+
+    Format: CPython's Objects/locations.md, entries of code 13 with a line delta of 0.
+    """
+    entries = [min(8, units - at) for at in range(0, units, 8)]
+    return b"".join(bytes((0x80 | 13 << 3 | (length - 1), 0)) for length in entries)
 
 
 def _remember(filename: str, line: int, source: Optional[str]) -> None:

@@ -65,8 +65,8 @@ def test_every_keyword_reaches_the_host(api: FakeAPI) -> None:
     assert msgspec.to_builtins(spec).items() >= {
         "name": "other", "cpu": 0.5, "cpu_limit": 2.0, "memory_mib": 256, "memory_limit_mib": 1024,
         "min_containers": 1, "max_containers": 5, "buffer_containers": 2,
-        "scaledown_window_s": 30.0, "timeout_s": 10.0, "startup_timeout_s": 20.5, "env": {"A": "1"}, "block_network": True,
-        "single_use": True, "is_generator": True,
+        "scaledown_window_s": 30.0, "timeout_s": 10.0, "startup_timeout_s": 20.5,
+        "env": {"A": "1"}, "block_network": True, "single_use": True, "is_generator": True,
         "retries": {"max_retries": 3, "backoff_coefficient": 2.0, "initial_delay_s": 0.5,
                     "max_delay_s": 60.0},
     }.items()  # fmt: skip

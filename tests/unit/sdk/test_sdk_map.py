@@ -288,6 +288,17 @@ async def test_aio_map_propagates_exceptions_of_inputs_and_functions(api: FakeAP
             _ = [value async for value in fail.map.aio([1, -1])]
 
 
+async def test_an_async_input_that_is_cancelled_ends_the_map(api: FakeAPI) -> None:
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+        raise asyncio.CancelledError
+
+    async with app.run():
+        with pytest.raises(asyncio.CancelledError):
+            async with asyncio.timeout(WAIT_S):
+                _ = [value async for value in wait_for_release.map.aio(numbers())]
+
+
 async def test_aio_starmap_and_for_each_work(api: FakeAPI) -> None:
     async with app.run():
         assert [v async for v in describe.starmap.aio([("a", 1)])] == ["a(1,)"]

@@ -18,7 +18,7 @@ from hostd.errors import InputCancellation
 from hostd.runner import outcome
 from hostd.sdk import payload
 from hostd.sdk.remote_traceback import with_frames
-from tests.fakes.sample_functions import SampleError
+from tests.fakes.sample_functions import SampleError, describe
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -36,21 +36,31 @@ def raised(error: BaseException) -> list[memoryview]:
 
 
 def test_inputs_are_pickles_of_args_and_kwargs() -> None:
-    data = payload.pack_input("f", (1, [2]), {"a": None})
+    data = payload.pack_input(describe, (1, [2]), {"a": None})
     assert pickle.loads(data) == ((1, [2]), {"a": None})
     assert data[:2] == b"\x80\x05"
 
 
 def test_what_pickle_refuses_goes_by_value() -> None:
-    data = payload.pack_input("f", (lambda value: value + 1,), {})
+    data = payload.pack_input(describe, (lambda value: value + 1,), {})
     ((function,), _) = pickle.loads(data)
     assert function(1) == 2
+
+
+def test_bytecode_of_another_python_is_refused_before_it_can_crash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 99, 0))
+    data = payload.pack_input(describe, (lambda: 1,), {})
+    monkeypatch.undo()
+    with pytest.raises(exception.VersionMismatchError, match=r"are of Python 3\.99, here runs 3\."):
+        pickle.loads(data)
 
 
 def test_large_payloads_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(payload, "PAYLOAD_BYTES_MAX", 100)
     with pytest.raises(exception.PayloadTooLargeError, match="the limit is 100"):
-        payload.pack_input("f", (b"x" * 101,), {})
+        payload.pack_input(describe, (b"x" * 101,), {})
 
 
 def test_results_whose_module_is_not_here_name_it() -> None:
