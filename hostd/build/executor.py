@@ -45,6 +45,15 @@ PIDS_MAX = 8_192
 """A parallel compiler run needs more than a function."""
 STOP_TIMEOUT_S = 30.0
 """For removing a container that does not want to go; the daemon's next start sweeps the rest."""
+CACHE_DIR = "/run/hostd/cache"
+"""A directory of the step alone: what package managers keep there is no part of the layer. pip's
+holds the addresses of the site's index."""
+_CACHES = {
+    "PIP_CACHE_DIR": f"{CACHE_DIR}/pip",
+    "UV_CACHE_DIR": f"{CACHE_DIR}/uv",
+    # The cache is on another file system than the layer, so hard links cannot work.
+    "UV_LINK_MODE": "copy",
+}
 _O_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OUTPUT_TAIL = 20
 """Lines of a failed step that its error repeats."""
@@ -75,14 +84,21 @@ class Executor:
     """Runs steps. One instance serves all builds; steps of different builds may run at once."""
 
     def __init__(
-        self, *, cas: CAS, images: ImageStore, fs: FileSystem, runtime: Runtime, run_dir: Path
+        self,
+        *,
+        cas: CAS,
+        images: ImageStore,
+        fs: FileSystem,
+        runtime: Runtime,
+        run_dir: Path,
+        scratch: Path,
     ) -> None:
         self._cas = cas
         self._images = images
         self._fs = fs
         self._runtime = runtime
         self._site_dir = run_dir / "build" / "site"
-        self._script_dir = run_dir / "build" / "scripts"
+        self._scratch = scratch / "steps"
         self.containers = 0
         """RUN steps that were executed: a rebuild with nothing changed must not raise it."""
 
@@ -148,22 +164,26 @@ class Executor:
     def _mounts(
         self, site: Site, work: RunWork, name: str, stack: contextlib.AsyncExitStack
     ) -> list[BindMount]:
-        mounts = [*site_settings.mounts(site, site_settings.stage(site, self._site_dir))]
+        """What is bound into the step's container; gone with the stack."""
+        own = self._scratch / name
+        stack.callback(shutil.rmtree, own, ignore_errors=True)
+        cache = own / "cache"
+        cache.mkdir(parents=True)
+        cache.chmod(0o1777)
+        mounts = [BindMount(source=cache, target=CACHE_DIR, read_only=False)]
+        mounts += site_settings.mounts(site, site_settings.stage(site, self._site_dir))
         if work.script is not None:
-            folder = self._script_dir / name
-            folder.mkdir(mode=0o711, parents=True)
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            path = folder / "script"
-            path.write_bytes(work.script)
-            path.chmod(0o755)
-            mounts.append(BindMount(source=path, target=SCRIPT_PATH))
+            script = own / "script"
+            script.write_bytes(work.script)
+            script.chmod(0o755)
+            mounts.append(BindMount(source=script, target=SCRIPT_PATH))
         return mounts
 
     def _env(self, work: RunWork, site: Site, parent: ImageId) -> dict[str, str]:
         """What a step sees besides the image's own environment."""
         has_default = _has_default_sources(self._images.open_index(parent))
         env = site.step_env(has_default_sources=has_default)
-        return {**env, **dict(work.unkeyed), **dict(work.build_args)}
+        return {**_CACHES, **env, **dict(work.unkeyed), **dict(work.build_args)}
 
     def _spec(
         self,

@@ -215,7 +215,8 @@ class BuildRun:
             error.fields.update(step=number + 1, image_id=parent)
             raise
         finally:
-            log.info("build step", step=step.text[:80], **phases_us)
+            durations = {f"{phase}_us": took_us for phase, took_us in phases_us.items()}
+            log.info("build step", step=step.text[:80], **durations)
 
     async def _save(self, tree: Tree, number: int) -> ImageId:
         """Store what the first ``number`` steps made, with the configuration that follows it."""

@@ -134,7 +134,9 @@ class Builder:
             clock=clock,
             scratch=self._scratch,
         )
-        self.executor = Executor(cas=cas, images=images, fs=fs, runtime=runtime, run_dir=run_dir)
+        self.executor = Executor(
+            cas=cas, images=images, fs=fs, runtime=runtime, run_dir=run_dir, scratch=self._scratch
+        )
         self._places = asyncio.Semaphore(config.parallel)
         self._group: asyncio.TaskGroup | None = None
         self._running: dict[str, Build] = {}
