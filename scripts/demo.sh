@@ -59,7 +59,7 @@ sweep() { sh install.sh --quiet --sweep "$run_dir"; }
 
 finish() {
     status=$?
-    trap - EXIT INT TERM
+    trap - EXIT INT TERM HUP PIPE
     stop_daemon
     sweep
     exit "$status"
@@ -81,6 +81,8 @@ main() {
     trap finish EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
+    trap 'exit 129' HUP
+    trap 'exit 141' PIPE
 
     say "a daemon of the demo's own: hostd agent (log: .demo/agent.log)"
     start_daemon

@@ -26,7 +26,7 @@ def command(settings: Settings, id: str, workdir: str | None, words: tuple[str, 
     if not args:
         raise click.UsageError("missing argument '-- COMMAND...'", click.get_current_context())
     with pass_through(settings):
-        request: dict[str, object] = {"args": args, **terminal_request()}
+        request: dict[str, object] = {"args": args, **terminal_request({})}
         if workdir is not None:
             request["workdir"] = workdir
         socket = settings.client().websocket(f"/api/v1/containers/{quote(id, safe='')}/exec")

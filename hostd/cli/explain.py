@@ -31,6 +31,8 @@ def command(settings: Settings, id: str) -> None:
         return
     print(plain(explanation["sentence"]))
     for line in explanation["lines"]:
-        print(f"  {plain(line)}")
+        # The waterfall has the phases, with their bars.
+        if line.split(maxsplit=1)[:1] not in [[phase] for phase in explanation["phases_us"]]:
+            print(f"  {plain(line)}")
     for line in waterfall(explanation["phases_us"], explanation["wall_us"]):
         print(f"  {line}")

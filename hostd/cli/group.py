@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -119,9 +120,17 @@ def hostctl() -> Hostctl:
     return root
 
 
+def _print_anything() -> None:
+    """Let no character fail on a terminal or in a pipe that cannot encode it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run_command_line(arguments: Sequence[str]) -> int:
     """Run one command line; a failure becomes a message on standard error and an exit status."""
     settings = Settings(debug=bool(os.environ.get("HOSTD_DEBUG")))
+    _print_anything()
     root, words = hostctl(), list(arguments)
     if COMPLETE in os.environ:
         root.main(words, prog_name=root.name, complete_var=COMPLETE)

@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any, Optional, TextIO
 
 from hostd.cli.settings import Settings
-from hostd.cli.units import duration, plain
+from hostd.cli.units import age, duration, plain
 
 STARTING = ("pulling", "creating", "starting", "warming")
 BUILD_LINES_SHOWN = 4
@@ -148,7 +148,7 @@ class Progress:
         """Nothing is going on any more."""
         self._containers = {}
 
-    def containers(self) -> Mapping[str, int]:
+    def containers(self) -> Counter[str]:
         """How many containers are starting, busy, idle and stopping now."""
         states = list(self._containers.values())
         return Counter("starting" if state in STARTING else state for state in states)
@@ -174,17 +174,17 @@ class LiveProgress(Progress):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._maps = _Maps(settings)
+        self._calls = _Calls(settings)
 
     def running(self, app_id: str, name: str) -> None:
-        """Look at the app's maps from now on."""
+        """Look at the app's calls from now on."""
         super().running(app_id, name)
-        self._maps.follow(app_id)
+        self._calls.follow(app_id)
 
     def stopped(self, app_id: str) -> None:
         """Look no more."""
         super().stopped(app_id)
-        self._maps.end()
+        self._calls.end()
 
     def _say_output(self, text: str) -> None:
         """The output of build steps is in the live lines, and in the error if one fails."""
@@ -198,7 +198,7 @@ class LiveProgress(Progress):
             with LiveRegion(sys.stderr, self.compose).shown():
                 yield
         finally:
-            self._maps.end()
+            self._calls.end()
 
     def compose(self, width: int) -> Sequence[str]:
         """The lines that show what is going on now."""
@@ -210,36 +210,43 @@ class LiveProgress(Progress):
             lines += [f"\033[2m   {line}\033[0m" for line in self.output]
         if self.uploads is not None:
             lines.append(f"{spin} uploading files {bar(*self.uploads, width)}")
-        lines += [f"{spin} {name} {bar(done, of, width)}" for name, done, of in self._maps.now]
+        lines += [f"{spin} {line}" for line in self._calls.lines(width)]
         counts = self.containers()
-        if counts and not self.step:
-            parts = [f"{count} {state}" for state, count in sorted(counts.items())]
-            lines.append(f"{spin} containers: {', '.join(parts)}")
+        if counts["starting"] and not self.step:
+            ready = sum(counts.values()) - counts["starting"]
+            lines.append(f"{spin} containers: {counts['starting']} starting, {ready} ready")
         return lines
 
 
-class _Maps:
-    """How far the maps of an app are, asked of the API twice a second by a thread of its own."""
+class _Calls:
+    """The open calls of an app, asked of the API twice a second by a thread of its own."""
 
     PERIOD_S = 0.5
+    SHOWN_MAX = 6
 
     def __init__(self, settings: Settings) -> None:
         import threading
 
         self._settings = settings
         self._stop = threading.Event()
-        self._thread: Optional[threading.Thread] = None
-        self.now: list[tuple[str, int, int]] = []
+        self._open: list[Mapping[str, Any]] = []
 
     def follow(self, app_id: str) -> None:
         import threading
 
-        self._thread = threading.Thread(target=self._ask, args=(app_id,), daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._ask, args=(app_id,), daemon=True).start()
 
     def end(self) -> None:
         self._stop.set()
-        self.now = []
+        self._open = []
+
+    def lines(self, width: int) -> list[str]:
+        """How far each call is; beyond some, how many more there are."""
+        calls = self._open
+        lines = [_call_line(call, width) for call in calls[: self.SHOWN_MAX]]
+        if len(calls) > self.SHOWN_MAX:
+            lines.append(f"and {len(calls) - self.SHOWN_MAX} more calls")
+        return lines
 
     def _ask(self, app_id: str) -> None:
         from hostd.errors import Error
@@ -247,15 +254,20 @@ class _Maps:
         client = self._settings.client()
         while not self._stop.wait(self.PERIOD_S):
             try:
-                calls = client.request("GET", "/api/v1/calls?limit=20", timeout=5)["items"]
+                calls = client.request("GET", "/api/v1/calls?limit=100", timeout=5)["items"]
             except Error:
                 return  # The display goes without; the call itself says what is wrong.
-            self.now = [
-                (call["function"], call["inputs_done"], call["inputs_total"])
-                for call in calls
-                if call["app_id"] == app_id and call["kind"] == "map" and not call["finished_at_us"]
+            self._open = [
+                call for call in calls if call["app_id"] == app_id and not call["finished_at_us"]
             ]
-        self.now = []
+
+
+def _call_line(call: Mapping[str, Any], width: int) -> str:
+    name = plain(call["function"])
+    if call["kind"] == "map":
+        failed = f", {call['inputs_failed']} failed" if call["inputs_failed"] else ""
+        return f"{name} {bar(call['inputs_done'], call['inputs_total'], width)}{failed}"
+    return f"{name} {call['state']} for {age(call['created_at_us'])}"
 
 
 def progress(settings: Settings) -> Progress:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from hostd.cli.build import build_image
@@ -14,9 +12,7 @@ from hostd.cli.progress import progress
 from hostd.cli.settings import Settings
 from hostd.cli.terminal import run_session, terminal_request
 from hostd.errors import InvalidError
-
-if TYPE_CHECKING:
-    from hostd.sdk.image import Image
+from hostd.sdk.image import SOURCE_ROOT, Image
 
 SHELL = "if command -v bash >/dev/null; then exec bash; fi; exec sh"
 """The better of the two that the image has."""
@@ -38,7 +34,8 @@ def command(settings: Settings, place: str, text: str | None) -> int:
             "image_id": image_id,
             "source": source,
             "args": ["/bin/sh", "-c", SHELL if text is None else text],
-            **terminal_request(),
+            # Where the runner would find the function's module.
+            **terminal_request({"PYTHONPATH": SOURCE_ROOT} if source else {}),
         }
         return run_session(settings.client().websocket("/api/v1/shell"), request)
 
@@ -49,15 +46,12 @@ def _environment(settings: Settings, place: str) -> tuple[str, list[dict[str, ob
         return _of_function(settings, place)
     if place:
         return str(settings.request("GET", image_path(place))["id"]), []
-    from hostd.sdk.image import Image
-
     return _built(settings, Image.debian_slim()), []
 
 
 def _of_function(settings: Settings, place: str) -> tuple[str, list[dict[str, object]]]:
     from hostd.cli.loading import find, load
     from hostd.sdk.function import Function
-    from hostd.sdk.image import Image
     from hostd.sdk.output import PlainOutput
     from hostd.sdk.source import of_function
     from hostd.sdk.upload import Contents

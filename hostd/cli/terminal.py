@@ -12,7 +12,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +28,13 @@ STDIN, STDOUT = b"\0", 1
 READ_BYTES = 32 * 1024
 
 
-def terminal_request() -> dict[str, object]:
-    """What the request says of this terminal; a terminal needs both ends of it here."""
+def terminal_request(env: Mapping[str, str]) -> dict[str, object]:
+    """What the request says of this terminal, if both its ends are one, and of variables."""
     if not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
-        return {"tty": False}
+        return {"tty": False, "env": dict(env)}
     columns, rows = os.get_terminal_size(sys.stdout.fileno())
-    env = {"TERM": os.environ.get("TERM", "xterm")}
-    return {"tty": True, "rows": rows, "columns": columns, "env": env}
+    known = {"TERM": os.environ.get("TERM", "xterm"), **env}
+    return {"tty": True, "rows": rows, "columns": columns, "env": known}
 
 
 def run_session(socket: WebSocket, request: dict[str, object]) -> int:

@@ -19,8 +19,10 @@ def size(count: float | None) -> str:
 
 
 def duration(length_us: float) -> str:
-    """A duration with about three digits: ``0.4 ms``, ``61 ms``, ``1.84 s``, ``3 m 12 s``."""
+    """A duration with about three digits: ``420 us``, ``61 ms``, ``1.84 s``, ``3 m 12 s``."""
     milliseconds = length_us / 1000
+    if milliseconds < 1:
+        return f"{length_us:.0f} us"
     if milliseconds < 10:
         return f"{milliseconds:.1f} ms"
     if milliseconds < 1000:

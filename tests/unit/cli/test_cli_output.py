@@ -73,8 +73,8 @@ def test_sizes_have_three_digits(count, text):
 
 @pytest.mark.parametrize(
     ("length_us", "text"),
-    [(0, "0.0 ms"), (420, "0.4 ms"), (61_300, "61 ms"), (1_842_000, "1.84 s"), (192e6, "3 m 12 s"),
-     (3_900e6, "1 h 5 m"), (90_000e6, "1 d 1 h")],
+    [(0, "0 us"), (420, "420 us"), (4_200, "4.2 ms"), (61_300, "61 ms"), (1_842_000, "1.84 s"),
+     (192e6, "3 m 12 s"), (3_900e6, "1 h 5 m"), (90_000e6, "1 d 1 h")],
 )  # fmt: skip
 def test_durations_read_well_at_every_scale(length_us, text):
     assert duration(length_us) == text

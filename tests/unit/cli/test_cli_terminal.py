@@ -56,7 +56,7 @@ def on_terminal(api, *arguments):
 def test_pipes_carry_input_and_its_end(api):
     done = hostctl(api, "exec", "ct-1", "--", "cat", text="words\n")
     assert (done.stdout, done.stderr, done.returncode) == ("ready\nWORDS\neof\n", "", 0)
-    assert api.requests[-1] == {"args": ["cat"], "tty": False}
+    assert api.requests[-1] == {"args": ["cat"], "tty": False, "env": {}}
     assert api.paths[-1] == "/api/v1/containers/ct-1/exec"
 
 
@@ -102,6 +102,7 @@ def test_shell_command_runs_on_the_image_of_that_name(api):
         "source": [],
         "args": ["/bin/sh", "-c", "exit-3"],
         "tty": False,
+        "env": {},
     }
 
 
