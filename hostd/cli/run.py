@@ -71,6 +71,9 @@ def _run(
         with shown.shown(), target.app.run(name=name, client=settings.client(), observer=shown):
             try:
                 _call(settings, target, args, kwargs)
+            except KeyboardInterrupt:
+                shown.say("cancelling; Ctrl-C again leaves at once")
+                raise
             finally:
                 _say_last_call(settings, shown)
     except Error:

@@ -16,6 +16,10 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 START_TIMEOUT_S = 10
+REFUSALS = {
+    "absent": 'exec: "absent": executable file not found in $PATH',
+    "/etc/passwd": 'exec: "/etc/passwd": permission denied',
+}
 PROBLEM = {"code": "not_found", "detail": "container ct-none is not known", "hint": "hostctl ps"}
 
 
@@ -69,6 +73,9 @@ class FakeTerminalAPI:
         word = wanted["args"][-1]
         if word == "fail":
             await socket.send_json({"problem": PROBLEM})
+        elif word in REFUSALS:
+            problem = {"code": "container_start_failed", "detail": REFUSALS[word]}
+            await socket.send_json({"problem": problem})
         elif word == "break":
             assert request.transport is not None
             request.transport.abort()

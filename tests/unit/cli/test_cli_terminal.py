@@ -89,6 +89,13 @@ def test_own_failures_are_125(api, arguments, said):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("program", "status"), [("absent", 127), ("/etc/passwd", 126)])
+def test_program_that_cannot_be_executed_exits_as_in_a_shell(api, program, status):
+    done = hostctl(api, "exec", "ct-1", "--", program)
+    assert done.returncode == status
+    assert f'error: exec: "{program}"' in done.stderr
+
+
 def test_exec_without_a_command_is_a_usage_error(api):
     assert hostctl(api, "exec", "ct-1").returncode == 2
     assert hostctl(api, "exec", "ct-1", "--").returncode == 2
