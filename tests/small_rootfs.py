@@ -29,9 +29,9 @@ TOOLS = (
 )
 DIRECTORIES = ("bin", "etc", "root", "home/ana", "tmp", "proc", "sys", "dev", "usr/local/bin")
 LEFT_OUT = shutil.ignore_patterns(
-    "test", "tests", "idlelib", "tkinter", "lib2to3", "ensurepip", "site-packages", "__pycache__", "config-*",
-    "dist-packages", "turtledemo", "*.a",
-)  # fmt: skip
+    *"test tests idlelib tkinter lib2to3 ensurepip site-packages dist-packages".split(),
+    *"__pycache__ config-* turtledemo *.a".split(),
+)
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nana:x:1001:1002::/home/ana:/bin/sh\n"
 GROUP = "root:x:0:\nana:x:1002:\nwheel:x:10:ana\n"
 

@@ -125,7 +125,9 @@ async def end_group(process: Process, timeout_s: float) -> None:
     process.signal(signal.SIGKILL)
     async with asyncio.timeout(timeout_s):
         await process.wait(timeout_s)
-        while not _reap_group(process.pid):
+        while True:
+            if _reap_group(process.pid):
+                return
             await asyncio.sleep(GROUP_POLL_S)
 
 
