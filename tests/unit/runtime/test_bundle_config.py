@@ -37,8 +37,13 @@ def test_every_namespace_is_new_but_the_network_is_prepared():
     namespaces = {n["type"]: n.get("path") for n in config()["linux"]["namespaces"]}
 
     assert namespaces == {
-        "network": "/run/x/netns/n1", "pid": None, "mount": None, "ipc": None, "uts": None, "cgroup": None,
-    }  # fmt: skip
+        "network": "/run/x/netns/n1",
+        "pid": None,
+        "mount": None,
+        "ipc": None,
+        "uts": None,
+        "cgroup": None,
+    }
 
 
 def test_functions_and_builds_differ_in_capabilities_and_new_privileges():

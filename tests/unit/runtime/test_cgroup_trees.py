@@ -32,8 +32,11 @@ def test_controllers_of_version_1_come_from_the_mount_options():
     tree = CgroupTree.read(HYBRID)
 
     assert {frozenset(h.controllers) for h in tree.hierarchies} == {
-        frozenset({"cpu", "cpuacct"}), frozenset({"memory"}), frozenset({"name=systemd"}), frozenset(),
-    }  # fmt: skip
+        frozenset({"cpu", "cpuacct"}),
+        frozenset({"memory"}),
+        frozenset({"name=systemd"}),
+        frozenset(),
+    }
 
 
 def test_a_mount_that_shows_part_of_a_tree_is_relative_to_it():
@@ -52,9 +55,12 @@ def test_figures_of_version_2(tmp_path):
     group = tmp_path / "hostd-x" / "c1"
     group.mkdir(parents=True)
     files = {
-        "memory.current": "1000\n", "memory.peak": "5000\n", "pids.current": "3\n",
-        "cpu.stat": "usage_usec 1500000\nuser_usec 1\n", "memory.events": "low 0\noom 1\noom_kill 2\n",
-    }  # fmt: skip
+        "memory.current": "1000\n",
+        "memory.peak": "5000\n",
+        "pids.current": "3\n",
+        "cpu.stat": "usage_usec 1500000\nuser_usec 1\n",
+        "memory.events": "low 0\noom 1\noom_kill 2\n",
+    }
     for name, text in files.items():
         (group / name).write_text(text)
     cgroup = Cgroup({"": group}, "hostd-x")
