@@ -170,7 +170,7 @@ def why_pool_waits(pool: Pool, host: HostView) -> str:
     if pool.is_held_by == "host":
         return (
             f"this host runs {host.containers} containers, limits.containers_max ="
-            f" {host.containers_max}, and none of them is idle"
+            f" {host.containers_max}, and none of them can be ended for it"
         )
     if pool.is_held_by == "starts":
         return f"{host.starting} containers are starting, at most {host.starts_max} may at a time"

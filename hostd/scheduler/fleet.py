@@ -159,7 +159,7 @@ class Fleet:
             self.scale(pool)
 
     def _make_room(self, pool: Pool, missing: int) -> None:
-        """End idle containers of other functions, the longest idle first."""
+        """End idle containers of other functions, the longest idle first; or a busy one, gently."""
         ending = sum(each.stopping for each in {c.pool for c in self.containers.values()})
         idle = [
             each
@@ -173,6 +173,18 @@ class Fleet:
             if other.ready > other.limits.min_containers:
                 self.stop(container, f"idle, and {pool.name} needs its place")
                 ending += 1
+        if not ending and not pool.containers:
+            self._share(pool)
+
+    def _share(self, pool: Pool) -> None:
+        """Let the function with the most containers give one up, after the input it runs."""
+        others = {each.pool for each in self.containers.values()} - {pool}
+        greedy = max(others, key=lambda each: each.ready - each.limits.min_containers, default=None)
+        if greedy is not None and greedy.ready > max(greedy.limits.min_containers, 1):
+            busy = (each for each in reversed(greedy.containers.values()) if each.in_flight)
+            newest = next((each for each in busy if each.is_ready), None)
+            if newest is not None:
+                self.drain(newest, f"{pool.name} has no container yet")
 
     # --- a container's life --------------------------------------------------------------------
 

@@ -219,6 +219,37 @@ async def test_input_that_ends_within_the_stops_grace_is_not_repeated(one: Clust
     assert len(one.launcher.containers) == 1
 
 
+async def test_inputs_that_are_lost_together_keep_their_order(one: ClusterOfOne) -> None:
+    function = one.function(max_containers=1)
+    container = one.container(function)
+    one.call(function, *[b"%d" % n for n in range(30)])
+    while len(container.inputs) < 2:
+        container.answer(run_us=10)
+    lost = list(container.inputs.values())
+    one.scheduler.stop_container(ContainerId(container.id))
+    container.exit(None, "stopped")
+    other = one.launcher.last
+    other.ready()
+    assert other.sent[:1] == lost[:1]
+    other.answer()
+    assert other.sent[:2] == lost
+
+
+async def test_neighbour_of_a_timed_out_input_runs_elsewhere_at_once(one: ClusterOfOne) -> None:
+    function = one.function(max_containers=2, timeout_s=0.02)
+    container = one.container(function)
+    one.call(function, *[b"%d" % n for n in range(20)], last=False)
+    while len(container.inputs) < 2:
+        container.answer(run_us=10)
+    _, neighbour = container.inputs.values()
+    one.advance(0.03)
+    assert len(container.cancelled) == 2
+    one.advance(0.3)
+    other = one.launcher.last
+    other.ready()
+    assert other.payload == neighbour
+
+
 async def test_input_that_is_lost_again_and_again_fails_in_the_end(one: ClusterOfOne) -> None:
     call = one.call(one.function(), b"x", kind="unary")
     for _ in range(LOSSES_MAX + 1):
@@ -395,9 +426,9 @@ async def test_grace_of_a_cancelled_input_begins_when_its_turn_comes(
     one.advance(0.04)
     container.answer()
     assert one.sink.results(keep) == [(0, "ok")]
-    one.advance(4.9)
+    one.advance(4.98)
     assert container.kills == 0
-    one.advance(0.2)
+    one.advance(0.1)
     assert container.kills == 1
     container.exit(None)
 

@@ -244,3 +244,23 @@ async def test_no_container_idles_while_inputs_wait(one: ClusterOfOne) -> None:
             answered += 1
         one.advance(0.1)
     assert answered == 12
+
+
+async def test_function_that_fills_the_host_shares_it_after_an_input() -> None:
+    one = ClusterOfOne(containers_max=3)
+    greedy = one.function(name="greedy")
+    map_call = one.call(greedy, *[b"x"] * 20)
+    for _ in range(3):
+        ready_all(one)
+        one.advance(0.3)
+    call = one.call(one.function(name="modest"), b"y", kind="unary")
+    assert not any(each.stop_calls for each in one.launcher.containers)
+    for container in list(one.launcher.live):
+        container.answer()
+    (given_up,) = [each for each in one.launcher.live if each.is_told_to_end]
+    given_up.exit(None)
+    one.launcher.last.ready()
+    one.launcher.last.answer()
+    assert one.sink.results(call) == [(0, "ok")]
+    assert [status for _, status in one.sink.results(map_call)] == ["ok"] * 3
+    one.scheduler.check()
