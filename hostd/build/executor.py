@@ -48,11 +48,13 @@ STOP_TIMEOUT_S = 30.0
 CACHE_DIR = "/run/hostd/cache"
 """A directory of the step alone: what package managers keep there is no part of the layer. pip's
 holds the addresses of the site's index."""
-_CACHES = {
+_STEP_ENV = {
     "PIP_CACHE_DIR": f"{CACHE_DIR}/pip",
     "UV_CACHE_DIR": f"{CACHE_DIR}/uv",
     # The cache is on another file system than the layer, so hard links cannot work.
     "UV_LINK_MODE": "copy",
+    # Being root is no mistake in a container: pip need not warn of it.
+    "PIP_ROOT_USER_ACTION": "ignore",
 }
 _O_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OUTPUT_TAIL = 20
@@ -183,7 +185,7 @@ class Executor:
         """What a step sees besides the image's own environment."""
         has_default = _has_default_sources(self._images.open_index(parent))
         env = site.step_env(has_default_sources=has_default)
-        return {**_CACHES, **env, **dict(work.unkeyed), **dict(work.build_args)}
+        return {**_STEP_ENV, **env, **dict(work.unkeyed), **dict(work.build_args)}
 
     def _spec(
         self,
