@@ -23,7 +23,9 @@ def build(steps: list[dict[str, object]]) -> tuple[float, list[dict[str, object]
 
 def pip_seconds(events: list[dict[str, object]]) -> float:
     """What pip took inside the container, by the shell's own clock."""
-    line = next(str(e["text"]) for e in events if e["kind"] == "line" and "pip-ns" in str(e["text"]))
+    line = next(
+        str(e["text"]) for e in events if e["kind"] == "line" and "pip-ns" in str(e["text"])
+    )
     return int(line.split()[1]) / 1e9
 
 
@@ -40,7 +42,10 @@ def main() -> None:
     with daemon():
         build(PARENT)
         for _ in range(options.rounds):
-            steps: list[dict[str, object]] = [*PARENT, {"op": "run", "command": command, "force": True}]
+            steps: list[dict[str, object]] = [
+                *PARENT,
+                {"op": "run", "command": command, "force": True},
+            ]
             wall, events = build(steps)
             walls.append(wall)
             pips.append(pip_seconds(events))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.measure import daemon, ratio, report, summary, timed
 
-TRIVIAL = '''
+TRIVIAL = """
 import hostd
 
 app = hostd.App("trivial")
@@ -25,7 +25,7 @@ def answer() -> int:
 @app.local_entrypoint()
 def main() -> None:
     print(answer.remote())
-'''
+"""
 
 
 def main() -> None:
@@ -38,7 +38,9 @@ def main() -> None:
         file.write_text(TRIVIAL)
 
         def run(*command: str) -> None:
-            subprocess.run([sys.executable, *command], env=process.environ, check=True, capture_output=True)
+            subprocess.run(
+                [sys.executable, *command], env=process.environ, check=True, capture_output=True
+            )
 
         cases = {
             "python": ("-c", "pass"),
@@ -57,7 +59,9 @@ def main() -> None:
         "cli_startup",
         {
             **figures,
-            "help_vs_bare_python": ratio(figures["help"]["median_ms"], figures["python"]["median_ms"]),
+            "help_vs_bare_python": ratio(
+                figures["help"]["median_ms"], figures["python"]["median_ms"]
+            ),
             "bars": {"help_median_ms": "< 100", "run_trivial_median_ms": "<= 500"},
         },
     )

@@ -15,17 +15,34 @@ import sys
 from benchmarks.functions import app, once
 from benchmarks.measure import daemon, report, summary, timed
 
-BEFORE_USER_CODE = ("place", "image_index", "mount", "overlay", "runc_create", "boot", "connect", "fetch_code", "enter", "input_load")
+BEFORE_USER_CODE = (
+    "place",
+    "image_index",
+    "mount",
+    "overlay",
+    "runc_create",
+    "boot",
+    "connect",
+    "fetch_code",
+    "enter",
+    "input_load",
+)
 
 
 def docker_seconds(rounds: int) -> list[float] | None:
     """``docker run`` of a no-op, or None where no docker daemon answers."""
-    if shutil.which("docker") is None or subprocess.run(["docker", "info"], capture_output=True).returncode:
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "info"], capture_output=True).returncode
+    ):
         return None
     command = ["docker", "run", "--rm", "debian:bookworm-slim", "true"]
     if subprocess.run(command, capture_output=True).returncode:
         return None
-    return [timed(lambda: subprocess.run(command, capture_output=True, check=True)) for _ in range(rounds)]
+    return [
+        timed(lambda: subprocess.run(command, capture_output=True, check=True))
+        for _ in range(rounds)
+    ]
 
 
 def main() -> None:
@@ -46,7 +63,10 @@ def main() -> None:
             for name, value in spans.items():
                 phases.setdefault(name, []).append(value / 1e6)
     docker = docker_seconds(min(options.rounds, 5))
-    python = [timed(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True)) for _ in range(options.rounds)]
+    python = [
+        timed(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True))
+        for _ in range(options.rounds)
+    ]
     report(
         "cold_start",
         {

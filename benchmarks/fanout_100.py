@@ -26,7 +26,11 @@ def main() -> None:
                 assert len(used) >= options.containers
     report(
         "fanout_100",
-        {"all_answered": summary(times, unit="s"), "containers": options.containers, "bars": {"median_s": "<= 3"}},
+        {
+            "all_answered": summary(times, unit="s"),
+            "containers": options.containers,
+            "bars": {"median_s": "<= 3"},
+        },
     )
 
 

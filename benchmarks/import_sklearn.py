@@ -27,15 +27,24 @@ STATEMENT = "import sklearn.ensemble"
 
 def build_image() -> ImageId:
     """The image with scikit-learn, built once and cached."""
-    steps = [{"op": "from", "image": "debian_slim"}, {"op": "run", "command": "python3 -m pip install scikit-learn"}]
+    steps = [
+        {"op": "from", "image": "debian_slim"},
+        {"op": "run", "command": "python3 -m pip install scikit-learn"},
+    ]
     with daemon():
-        events = list(Client.from_env().lines("POST", "/api/v1/builds", {"recipe": {"steps": steps}}))
+        events = list(
+            Client.from_env().lines("POST", "/api/v1/builds", {"recipe": {"steps": steps}})
+        )
     assert events[-1]["kind"] == "done", events[-1]
     return ImageId(events[-1]["image_id"])
 
 
 def import_in(root: Path) -> float:
-    return timed(lambda: subprocess.run(["chroot", str(root), "/usr/bin/python3", "-c", STATEMENT], check=True))
+    return timed(
+        lambda: subprocess.run(
+            ["chroot", str(root), "/usr/bin/python3", "-c", STATEMENT], check=True
+        )
+    )
 
 
 def drop_caches() -> None:
@@ -54,7 +63,13 @@ class Plain:
         for path in (merged, upper, work):
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True)
-        mount("overlay", str(merged), "overlay", 0, f"lowerdir={self.lower},upperdir={upper},workdir={work}")
+        mount(
+            "overlay",
+            str(merged),
+            "overlay",
+            0,
+            f"lowerdir={self.lower},upperdir={upper},workdir={work}",
+        )
         try:
             return measure(merged, cold)
         finally:
@@ -82,7 +97,9 @@ def measure(root: Path, cold: bool) -> tuple[float, float]:
     return import_in(root), import_in(root)
 
 
-async def compare(image: ImageId, rounds: int, cold: bool, folder: Path) -> dict[str, dict[str, list[float]]]:
+async def compare(
+    image: ImageId, rounds: int, cold: bool, folder: Path
+) -> dict[str, dict[str, list[float]]]:
     data = shared_data_dir()
     cas = CAS(data / "cas")
     images = ImageStore(cas, data / "images")
@@ -93,7 +110,14 @@ async def compare(image: ImageId, rounds: int, cold: bool, folder: Path) -> dict
         for mode in ("erofs", "fuse"):
             run_dir = folder / mode
             run_dir.mkdir()
-            fs = FileSystem(cas=cas, images=images, data_dir=data, run_dir=run_dir, mode=mode, fetcher=Fetcher(cas, [], 5))
+            fs = FileSystem(
+                cas=cas,
+                images=images,
+                data_dir=data,
+                run_dir=run_dir,
+                mode=mode,
+                fetcher=Fetcher(cas, [], 5),
+            )
             await fs.start()
             services.append((fs, tasks.create_task(fs.run())))
             ways[mode] = Served(fs, image).once
@@ -130,12 +154,23 @@ def main() -> None:
         medians = {way: {k: summary(v) for k, v in t.items()} for way, t in times.items()}
         figures[name] = {
             **medians,
-            "erofs_vs_plain_new": ratio(medians["erofs"]["new"]["median_ms"], medians["plain"]["new"]["median_ms"]),
-            "fuse_vs_plain_new": ratio(medians["fuse"]["new"]["median_ms"], medians["plain"]["new"]["median_ms"]),
-            "erofs_vs_plain_warm": ratio(medians["erofs"]["warm"]["median_ms"], medians["plain"]["warm"]["median_ms"]),
-            "fuse_vs_plain_warm": ratio(medians["fuse"]["warm"]["median_ms"], medians["plain"]["warm"]["median_ms"]),
+            "erofs_vs_plain_new": ratio(
+                medians["erofs"]["new"]["median_ms"], medians["plain"]["new"]["median_ms"]
+            ),
+            "fuse_vs_plain_new": ratio(
+                medians["fuse"]["new"]["median_ms"], medians["plain"]["new"]["median_ms"]
+            ),
+            "erofs_vs_plain_warm": ratio(
+                medians["erofs"]["warm"]["median_ms"], medians["plain"]["warm"]["median_ms"]
+            ),
+            "fuse_vs_plain_warm": ratio(
+                medians["fuse"]["warm"]["median_ms"], medians["plain"]["warm"]["median_ms"]
+            ),
         }
-    report("import_sklearn", {**figures, "bars": {"erofs_vs_plain_new": "<= 1.05", "fuse_vs_plain_new": "<= 1.5"}})
+    report(
+        "import_sklearn",
+        {**figures, "bars": {"erofs_vs_plain_new": "<= 1.05", "fuse_vs_plain_new": "<= 1.5"}},
+    )
 
 
 if __name__ == "__main__":

@@ -59,5 +59,9 @@ def daemon(**settings: Any) -> Iterator[DaemonProcess]:
 
 def report(name: str, figures: dict[str, Any]) -> None:
     """Print the result as one JSON document."""
-    machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
+    machine = {
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
     print(json.dumps({"benchmark": name, **figures, "machine": machine}, indent=2))

@@ -1,7 +1,7 @@
-"""What the SDK itself costs per call: warm ``remote`` and ``map`` against a process that only echoes.
+"""What the SDK itself costs per call: warm ``remote`` and ``map`` against an echoing process.
 
-The floor of the same run is the same message over the same kind of socket, sent and read by bare loops:
-the difference is what payloads, ids, threads and headers cost.
+The floor of the same run is the same message over the same kind of socket, sent and read by bare
+loops: the difference is what payloads, ids, threads, headers and the echoing cost.
 """
 
 from __future__ import annotations
@@ -69,8 +69,9 @@ def _serve(sock: socket.socket) -> None:
         return
     key = re.search(rb"Sec-WebSocket-Key: (\S+)", head)
     assert key is not None
-    accept = base64.b64encode(hashlib.sha1(key[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
-    sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+    digest = hashlib.sha1(key[1] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
+    accept = b"Sec-WebSocket-Accept: " + base64.b64encode(digest)
+    sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\n" + accept + b"\r\n\r\n")
     data = bytearray()
     indexes: dict[str, int] = {}
     while more := sock.recv(1 << 20):

@@ -49,7 +49,9 @@ def main() -> None:
     floor = summary(ping_floor(options.calls), unit="us")
     with ProcessPoolExecutor(1) as pool:
         pool.submit(_identity, 0).result()
-        pool_calls = summary([timed(lambda: pool.submit(_identity, 0).result()) for _ in range(options.calls)])
+        pool_calls = summary(
+            [timed(lambda: pool.submit(_identity, 0).result()) for _ in range(options.calls)]
+        )
         pool_map_s = timed(lambda: list(pool.map(_identity, range(options.inputs))))
     with daemon(), app.run():
         for _ in range(50):

@@ -8,12 +8,12 @@ dotted name in upper case with ``_``; the flag is ``--`` and the dotted name wit
     log_level = "info"              debug | info | warning | error
 
     [api]
-    listen = "127.0.0.1:7900"       host:port for people on this machine; "" for the unix socket only
+    listen = "127.0.0.1:7900"       host:port for people on this machine; "": unix socket only
 
     [fs]
     mode = "auto"                   erofs | fuse | auto: how images are served
     fetch_timeout_s = 20.0          a missing blob becomes EIO after this time
-    source_dir = ""                 directory with another host's blobs (ab/cdef…), asked for missing ones
+    source_dir = ""                 blobs of another host (ab/cdef…), asked for missing ones
 
     [runtime]
     oci = "runc"                    runc | crun | a path: the OCI runtime
@@ -185,9 +185,9 @@ def _from_file(path: Path | None) -> dict[str, Any]:
 _FOREIGN = frozenset(
     f"HOSTD_{name}"
     for name in (
-        "URL TOKEN TOKEN_FILE CONTEXT CONFIG NAMESPACE LOCAL DEBUG SOCKET "
-        "VERSION BASE_URL BUNDLE SKIP_START SKIP_DOCTOR"
-    ).split()
+        *("URL", "TOKEN", "TOKEN_FILE", "SOCKET", "CONTEXT", "CONFIG", "NAMESPACE"),
+        *("LOCAL", "DEBUG", "VERSION", "BASE_URL", "BUNDLE", "SKIP_START", "SKIP_DOCTOR"),
+    )
 )
 
 

@@ -43,7 +43,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
 # --- files that a client uploads by content -------------------------------------------------------
 
 
-class SourceFile(Record):
+class SourceFile(Record, frozen=True, kw_only=True):
     """One file, directory or symbolic link of a client, named by its content."""
 
     path: Annotated[str, Meta(min_length=1, max_length=4096)]
@@ -57,19 +57,19 @@ class SourceFile(Record):
     """For symbolic links only."""
 
 
-class MissingRequest(Record):
+class MissingRequest(Record, frozen=True, kw_only=True):
     """Which of these does the store lack?"""
 
     digests: Annotated[list[DigestText], Meta(max_length=100_000)]
 
 
-class MissingReply(Reply):
+class MissingReply(Reply, frozen=True, kw_only=True):
     """The digests that must be uploaded with PUT /api/v1/blobs/{digest}."""
 
     missing: list[str]
 
 
-class BlobReply(Reply):
+class BlobReply(Reply, frozen=True, kw_only=True):
     """A blob that is stored now."""
 
     digest: str
@@ -79,7 +79,7 @@ class BlobReply(Reply):
 # --- images ---------------------------------------------------------------------------------------
 
 
-class From(Record, tag_field="op", tag="from"):
+class From(Record, frozen=True, kw_only=True, tag_field="op", tag="from"):
     """Start from ``debian:bookworm-slim``, ``debian_slim``, ``scratch``, an image's name or id."""
 
     image: Annotated[str, Meta(min_length=1, max_length=512)]
@@ -87,7 +87,7 @@ class From(Record, tag_field="op", tag="from"):
     """For ``debian_slim``: the minor version wanted, or None for the distribution's own."""
 
 
-class Run(Record, tag_field="op", tag="run"):
+class Run(Record, frozen=True, kw_only=True, tag_field="op", tag="run"):
     """Run a command in a container on what was built so far; keep what it changed."""
 
     command: str | None = None
@@ -100,7 +100,7 @@ class Run(Record, tag_field="op", tag="run"):
     """Standard input of the command (Dockerfile heredocs)."""
 
 
-class Copy(Record, tag_field="op", tag="copy"):
+class Copy(Record, frozen=True, kw_only=True, tag_field="op", tag="copy"):
     """Put files into the image; their paths are absolute and final already."""
 
     files: list[SourceFile]
@@ -108,55 +108,55 @@ class Copy(Record, tag_field="op", tag="copy"):
     """``user[:group]``, numbers or names of the image; None: 0:0."""
 
 
-class Env(Record, tag_field="op", tag="env"):
+class Env(Record, frozen=True, kw_only=True, tag_field="op", tag="env"):
     """Set environment variables for later steps and for containers."""
 
     variables: EnvMap
 
 
-class Workdir(Record, tag_field="op", tag="workdir"):
+class Workdir(Record, frozen=True, kw_only=True, tag_field="op", tag="workdir"):
     """Change the working directory; made when absent. Relative paths follow the last one."""
 
     path: str
 
 
-class User(Record, tag_field="op", tag="user"):
+class User(Record, frozen=True, kw_only=True, tag_field="op", tag="user"):
     """``user[:group]`` of later steps and of containers."""
 
     user: str
 
 
-class Entrypoint(Record, tag_field="op", tag="entrypoint"):
+class Entrypoint(Record, frozen=True, kw_only=True, tag_field="op", tag="entrypoint"):
     """The entrypoint, in exec form; an empty list clears it."""
 
     args: list[str]
 
 
-class Cmd(Record, tag_field="op", tag="cmd"):
+class Cmd(Record, frozen=True, kw_only=True, tag_field="op", tag="cmd"):
     """The default command, in exec form."""
 
     args: list[str]
 
 
-class Label(Record, tag_field="op", tag="label"):
+class Label(Record, frozen=True, kw_only=True, tag_field="op", tag="label"):
     """Set labels."""
 
     labels: dict[str, str]
 
 
-class Expose(Record, tag_field="op", tag="expose"):
+class Expose(Record, frozen=True, kw_only=True, tag_field="op", tag="expose"):
     """Note ports; nothing is opened."""
 
     ports: list[str]
 
 
-class Shell(Record, tag_field="op", tag="shell"):
+class Shell(Record, frozen=True, kw_only=True, tag_field="op", tag="shell"):
     """The shell of later ``run`` steps in shell form."""
 
     args: list[str]
 
 
-class Dockerfile(Record, tag_field="op", tag="dockerfile"):
+class Dockerfile(Record, frozen=True, kw_only=True, tag_field="op", tag="dockerfile"):
     """All steps of a Dockerfile. As the first step it names its own base."""
 
     text: Annotated[str, Meta(max_length=1 << 20)]
@@ -181,13 +181,13 @@ Step = (
 )
 
 
-class Recipe(Record):
+class Recipe(Record, frozen=True, kw_only=True):
     """How to build an image. The first step is From or Dockerfile."""
 
     steps: Annotated[list[Step], Meta(min_length=1, max_length=500)]
 
 
-class BuildRequest(Record):
+class BuildRequest(Record, frozen=True, kw_only=True):
     """Build an image; the reply is a stream of BuildEvent lines (application/x-ndjson)."""
 
     recipe: Recipe
@@ -197,7 +197,7 @@ class BuildRequest(Record):
     """Ignore the cache for every step after the base."""
 
 
-class BuildEvent(Reply):
+class BuildEvent(Reply, frozen=True, kw_only=True):
     """One line of a build's log.
 
     kinds: ``step`` (a step begins: text is the instruction), ``cached`` (it was cached), ``line``
@@ -229,7 +229,7 @@ class ImageConfig(msgspec.Struct, frozen=True, kw_only=True):
     exposed: tuple[str, ...] = ()
 
 
-class ImageInfo(Reply):
+class ImageInfo(Reply, frozen=True, kw_only=True):
     """An image as the API shows it."""
 
     id: str
@@ -245,7 +245,7 @@ class ImageInfo(Reply):
 # --- apps and functions ---------------------------------------------------------------------------
 
 
-class Retries(Record):
+class Retries(Record, frozen=True, kw_only=True):
     """When and how often a failed input runs again (Modal's rules)."""
 
     max_retries: Annotated[int, Meta(ge=0, le=100)] = 0
@@ -254,7 +254,7 @@ class Retries(Record):
     max_delay_s: Annotated[float, Meta(ge=1, le=60)] = 60.0
 
 
-class FunctionSpec(Record):
+class FunctionSpec(Record, frozen=True, kw_only=True):
     """Everything the cluster must know to run a function."""
 
     name: Name
@@ -290,14 +290,14 @@ class FunctionSpec(Record):
     env: EnvMap = {}
 
 
-class AppRequest(Record):
+class AppRequest(Record, frozen=True, kw_only=True):
     """Create an ephemeral app: it lives as long as the stream that attached to it."""
 
     name: Name
     functions: Annotated[list[FunctionSpec], Meta(max_length=1_000)]
 
 
-class FunctionInfo(Reply):
+class FunctionInfo(Reply, frozen=True, kw_only=True):
     """A function as the API shows it."""
 
     id: str
@@ -309,7 +309,7 @@ class FunctionInfo(Reply):
     inputs_running: int = 0
 
 
-class AppInfo(Reply):
+class AppInfo(Reply, frozen=True, kw_only=True):
     """An app as the API shows it."""
 
     id: str
@@ -321,7 +321,7 @@ class AppInfo(Reply):
     """Why it stopped."""
 
 
-class ContainerInfo(Reply):
+class ContainerInfo(Reply, frozen=True, kw_only=True):
     """A container as ``hostctl ps`` shows it."""
 
     id: str
@@ -364,7 +364,7 @@ PHASES = (
 """The spans of a call's waterfall, in order; absent ones are 0; their sum is the wall time."""
 
 
-class CallInfo(Reply):
+class CallInfo(Reply, frozen=True, kw_only=True):
     """A call as the API shows it; times in microseconds."""
 
     id: str
@@ -387,7 +387,7 @@ class CallInfo(Reply):
     """One sentence with numbers: why it waits, was slow, or failed."""
 
 
-class LogLine(Reply):
+class LogLine(Reply, frozen=True, kw_only=True):
     """One line that a container wrote."""
 
     at_us: int
@@ -398,7 +398,7 @@ class LogLine(Reply):
     input: int | None = None
 
 
-class ExecRequest(Record):
+class ExecRequest(Record, frozen=True, kw_only=True):
     """Run a command in a container."""
 
     args: Annotated[list[str], Meta(min_length=1)]
@@ -409,7 +409,7 @@ class ExecRequest(Record):
     columns: int = 80
 
 
-class ShellRequest(Record):
+class ShellRequest(Record, frozen=True, kw_only=True):
     """Open a container on an image for a person."""
 
     image_id: str
@@ -421,7 +421,7 @@ class ShellRequest(Record):
     columns: int = 80
 
 
-class Explanation(Reply):
+class Explanation(Reply, frozen=True, kw_only=True):
     """Why something waits, is slow or failed: one sentence, then lines of detail."""
 
     id: str
@@ -431,7 +431,7 @@ class Explanation(Reply):
     wall_us: int = 0
 
 
-class HostStatus(Reply):
+class HostStatus(Reply, frozen=True, kw_only=True):
     """This host, in one record."""
 
     version: str
@@ -449,7 +449,7 @@ class HostStatus(Reply):
     statistics: dict[str, object] = {}
 
 
-class DoctorCheck(Reply):
+class DoctorCheck(Reply, frozen=True, kw_only=True):
     """One finding of ``doctor``."""
 
     id: str
@@ -500,13 +500,13 @@ class InputTimings:
 # by the client and opened in the container, and the other way round.
 
 
-class Attach(Record, tag_field="t", tag="attach"):
+class Attach(Record, frozen=True, kw_only=True, tag_field="t", tag="attach"):
     """Own an app: its logs come on this stream, and it stops when the stream ends."""
 
     app: str
 
 
-class CallOpen(Record, tag_field="t", tag="call"):
+class CallOpen(Record, frozen=True, kw_only=True, tag_field="t", tag="call"):
     """Begin a call; may carry its first inputs, and ``last`` when there are no more."""
 
     call: Annotated[str, Meta(pattern=r"^fc-[0-9a-z]{26}$")]
@@ -516,7 +516,7 @@ class CallOpen(Record, tag_field="t", tag="call"):
     last: bool = False
 
 
-class Inputs(Record, tag_field="t", tag="inputs"):
+class Inputs(Record, frozen=True, kw_only=True, tag_field="t", tag="inputs"):
     """More inputs of a map; they count on from the ones before."""
 
     call: str
@@ -524,13 +524,13 @@ class Inputs(Record, tag_field="t", tag="inputs"):
     last: bool = False
 
 
-class Cancel(Record, tag_field="t", tag="cancel"):
+class Cancel(Record, frozen=True, kw_only=True, tag_field="t", tag="cancel"):
     """Cancel a call: queued inputs are dropped, running ones interrupted."""
 
     call: str
 
 
-class Ping(Record, tag_field="t", tag="ping"):
+class Ping(Record, frozen=True, kw_only=True, tag_field="t", tag="ping"):
     """Answered by pong with the same value."""
 
     value: int

@@ -272,12 +272,14 @@ class ClientStream:
         self._outbox.message(event)
 
 
-OPEN_STREAMS: web.AppKey[set[web.WebSocketResponse]] = web.AppKey("open_streams", set)
+Streams = set[web.WebSocketResponse]
+OPEN_STREAMS: web.AppKey[Streams] = web.AppKey("open_streams", set)
 
 
 async def close_streams(app: web.Application) -> None:
     """End every stream when the daemon stops; what the scheduler told them last is sent before."""
-    for socket in list(app[OPEN_STREAMS]):
+    streams = app[OPEN_STREAMS]
+    for socket in tuple(streams):
         await socket.close(message=b"the daemon stops")
 
 

@@ -2,8 +2,8 @@
 
 The first message (text) is the request. Then binary messages carry bytes: their first byte is the
 channel (0 stdin, 1 stdout, 2 stderr; a terminal has 0 and 1 only). Text from the client is
-``{"resize": [rows, columns]}`` or ``{"eof": true}``. The server ends with the text ``{"exit_code": n}``,
-or ``{"problem": {…}}``. When the client goes, the command is killed.
+``{"resize": [rows, columns]}`` or ``{"eof": true}``. The server ends with ``{"exit_code": n}`` or
+``{"problem": {…}}`` as text. When the client goes, the command is killed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Session(Protocol):
         """Its exit status."""
 
 
-class Control(Record):
+class Control(Record, frozen=True, kw_only=True):
     """A text message of the client."""
 
     resize: tuple[int, int] | None = None

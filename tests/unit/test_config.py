@@ -14,13 +14,20 @@ def test_without_anything_the_defaults_hold():
 
 def test_flag_beats_environment_beats_file(tmp_path):
     file = tmp_path / "hostd.toml"
-    file.write_text('log_level = "debug"\n[fs]\nmode = "fuse"\nfetch_timeout_s = 3\n[build]\nparallel = 1\n')
+    file.write_text(
+        'log_level = "debug"\n[fs]\nmode = "fuse"\nfetch_timeout_s = 3\n[build]\nparallel = 1\n'
+    )
     config = load(
         path=file,
         environ={"HOSTD_FS_MODE": "erofs", "HOSTD_BUILD_PARALLEL": "3", "PATH": "/bin"},
         flags={"build.parallel": 4, "data_dir": None},
     )
-    assert (config.log_level, config.fs.mode, config.fs.fetch_timeout_s, config.build.parallel) == ("debug", "erofs", 3.0, 4)
+    assert (config.log_level, config.fs.mode, config.fs.fetch_timeout_s, config.build.parallel) == (
+        "debug",
+        "erofs",
+        3.0,
+        4,
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,7 +60,10 @@ def test_an_unknown_variable_names_the_nearest_one():
 
 
 def test_variables_of_the_client_are_not_settings():
-    assert load(environ={"HOSTD_URL": "http://h:1", "HOSTD_SOCKET": "/s", "HOSTD_TOKEN": "t"}) == Config()
+    assert (
+        load(environ={"HOSTD_URL": "http://h:1", "HOSTD_SOCKET": "/s", "HOSTD_TOKEN": "t"})
+        == Config()
+    )
 
 
 def test_a_missing_file_that_was_named_is_an_error():

@@ -34,7 +34,9 @@ def test_map_keeps_the_order_of_its_inputs():
 
 
 def test_map_in_any_order_gives_every_result():
-    assert sorted(basics.slow_square.map(range(20), order_outputs=False)) == sorted(n * n for n in range(20))
+    assert sorted(basics.slow_square.map(range(20), order_outputs=False)) == sorted(
+        n * n for n in range(20)
+    )
 
 
 def test_map_of_nothing_ends_at_once():

@@ -14,7 +14,7 @@ import pytest
 from hostd.ids import ImageId
 from tests.daemon_process import DaemonProcess, copy_image, shared_data_dir
 
-SLEEPER = '''
+SLEEPER = """
 import hostd, time
 app = hostd.App("sleeper")
 
@@ -27,7 +27,7 @@ def nap(n: int) -> int:
 @app.local_entrypoint()
 def many() -> None:
     print("sum", sum(nap.map(range(60))))
-'''
+"""
 
 
 def wait_for(condition, what, timeout_s=60.0):
@@ -82,7 +82,9 @@ def test_ctrl_c_cancels_remotely_and_exits_130(own_daemon, program):
     wait_for(lambda: not alive(row["pid"]), "the container went on after Ctrl-C")
 
 
-def test_daemon_killed_during_a_map_ends_it_with_a_typed_error_and_restarts_clean(own_daemon, program):
+def test_daemon_killed_during_a_map_ends_it_with_a_typed_error_and_restarts_clean(
+    own_daemon, program
+):
     run = start(own_daemon, "run", str(program(SLEEPER)))
     rows = wait_for(lambda: busy(own_daemon), "no container became busy")
     own_daemon.kill9()
@@ -98,12 +100,17 @@ def test_daemon_killed_during_a_map_ends_it_with_a_typed_error_and_restarts_clea
     assert done.returncode == 0, done.stderr
 
 
-def test_daemon_killed_during_a_build_leaves_nothing_and_the_build_works_again(own_daemon, tmp_path):
+def test_daemon_killed_during_a_build_leaves_nothing_and_the_build_works_again(
+    own_daemon, tmp_path
+):
     (tmp_path / "Dockerfile").write_text(
         f"FROM debian:bookworm-slim\nRUN echo {os.getpid()} {time.monotonic_ns()}; sleep 3; echo made > /made\n"
     )
     build = start(own_daemon, "build", str(tmp_path))
-    wait_for(lambda: "overlay" in mounts_below(own_daemon.run_dir, own_daemon.data_dir), "no build step began")
+    wait_for(
+        lambda: "overlay" in mounts_below(own_daemon.run_dir, own_daemon.data_dir),
+        "no build step began",
+    )
     own_daemon.kill9()
     _, errors = build.communicate(timeout=60)
     assert build.returncode == 6, errors
@@ -116,7 +123,9 @@ def test_daemon_killed_during_a_build_leaves_nothing_and_the_build_works_again(o
 def mounts_below(*folders):
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     rows = [line.split() for line in lines]
-    return {row[row.index("-") + 1] for row in rows if any(row[4].startswith(str(f)) for f in folders)}
+    return {
+        row[row.index("-") + 1] for row in rows if any(row[4].startswith(str(f)) for f in folders)
+    }
 
 
 @pytest.mark.parametrize("mode", ["erofs", "fuse"])
@@ -130,10 +139,16 @@ def test_hostd_fs_killed_under_a_running_container_is_replaced(mode, program):
         if mode == "erofs":
             assert run.returncode == 0, errors
             assert "sum 1770" in out
-        wait_for(lambda: fs_server_pids(daemon) not in ([], [pid]), "hostd-fs was not started again")
+        wait_for(
+            lambda: fs_server_pids(daemon) not in ([], [pid]), "hostd-fs was not started again"
+        )
         done = daemon.hostctl("run", f"{program(SLEEPER)}::nap", "3")
         assert done.returncode == 0, done.stderr
-        dead = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{daemon.run_dir}/fs " in line]
+        dead = [
+            line
+            for line in Path("/proc/self/mountinfo").read_text().splitlines()
+            if f"{daemon.run_dir}/fs " in line
+        ]
         assert len(dead) == 1
 
 

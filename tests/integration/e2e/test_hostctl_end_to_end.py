@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-HELLO = '''
+HELLO = """
 import sys
 import hostd
 
@@ -25,7 +25,7 @@ def fail() -> None:
 def main(name: str = "world", times: int = 2, loud: bool = False) -> None:
     text = greet.remote(name, times)
     print(text.upper() if loud else text)
-'''
+"""
 
 
 @pytest.fixture
@@ -93,8 +93,8 @@ def test_a_syntax_error_in_the_file_is_shown_with_its_line(daemon, program):
 def test_an_import_error_in_the_container_reaches_the_caller(daemon, program):
     file = program(
         'import hostd\napp = hostd.App("i")\n'
-        'if not hostd.is_local():\n    import no_such_module\n'
-        '@app.function(image=hostd.Image.debian_slim())\ndef f() -> int:\n    return 1\n'
+        "if not hostd.is_local():\n    import no_such_module\n"
+        "@app.function(image=hostd.Image.debian_slim())\ndef f() -> int:\n    return 1\n"
     )
     done = daemon.hostctl("run", f"{file}::f")
     assert done.returncode == 10
@@ -116,7 +116,7 @@ def test_a_failing_build_step_shows_its_output_and_exits_9(daemon, program):
     file = program(
         'import hostd\napp = hostd.App("b")\n'
         'image = hostd.Image.debian_slim().run_commands("echo before the end", "echo broken >&2; exit 7")\n'
-        '@app.function(image=image)\ndef f() -> int:\n    return 1\n'
+        "@app.function(image=image)\ndef f() -> int:\n    return 1\n"
     )
     done = daemon.hostctl("run", f"{file}::f")
     assert done.returncode == 9
@@ -179,7 +179,9 @@ def test_exec_ps_and_stop_on_a_running_container(daemon, program):
 
 
 def test_images_are_listed_named_and_deleted(daemon, tmp_path):
-    (tmp_path / "Dockerfile").write_text("FROM debian:bookworm-slim\nENV COLOUR=blue\nRUN echo made > /made\n")
+    (tmp_path / "Dockerfile").write_text(
+        "FROM debian:bookworm-slim\nENV COLOUR=blue\nRUN echo made > /made\n"
+    )
     done = daemon.hostctl("build", str(tmp_path), "--name", "made-here")
     assert done.returncode == 0, done.stderr
     images = json.loads(daemon.hostctl("image", "list", "--json").stdout)["items"]
