@@ -8,6 +8,7 @@ PYTEST := $(PYTHON) -m pytest -q
 # A test that should run here and was skipped is a failure (tests/conftest.py).
 STRICT := HOSTD_TEST_STRICT=1
 SHELL_FILES := install.sh $(wildcard scripts/*.sh)
+BENCHMARKS := $(filter-out measure functions,$(basename $(notdir $(wildcard benchmarks/*.py))))
 FORMATTED := hostd tests benchmarks scripts
 
 .PHONY: help setup demo test test-fast test-root test-cluster bench fmt lint type house check clean
@@ -36,7 +37,7 @@ test-cluster: $(READY) ## Tests with daemons in network namespaces
 	$(STRICT) sh scripts/some_tests.sh $(PYTEST) -m cluster
 
 bench: $(READY) ## Benchmarks, as JSON
-	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PYTHON) $$file || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== benchmarks/$$name.py"; $(PYTHON) -m benchmarks.$$name || exit 1; done
 
 fmt: $(READY) ## Format the code
 	$(VENV)/bin/ruff check --fix $(FORMATTED)

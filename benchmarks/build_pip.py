@@ -35,9 +35,9 @@ def main() -> None:
     parser.add_argument("--package", default="six")
     options = parser.parse_args()
     command = (
-        "begin=$(date +%s%N); python3 -m pip install --no-cache-dir {package}; status=$?; "
+        f"begin=$(date +%s%N); python3 -m pip install --no-cache-dir {options.package}; status=$?; "
         "echo pip-ns $(( $(date +%s%N) - begin )); exit $status"
-    ).format(package=options.package)
+    )
     walls, pips, again = [], [], []
     with daemon():
         build(PARENT)

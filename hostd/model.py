@@ -279,7 +279,7 @@ class FunctionSpec(Record, frozen=True, kw_only=True):
     timeout_s: Annotated[float, Meta(ge=0.01, le=86_400)] = 300.0
     """Of one input, from its hand-over to the runner until its result."""
     startup_timeout_s: Annotated[float, Meta(ge=0.01, le=86_400)] | None = None
-    """From the decision to start a container until it has imported the function; None: timeout_s."""
+    """From the decision to start a container until the function is imported; None: timeout_s."""
     retries: Retries = Retries()
     min_containers: Annotated[int, Meta(ge=0, le=10_000)] = 0
     max_containers: Annotated[int, Meta(ge=1, le=10_000)] | None = None
@@ -539,8 +539,8 @@ class Ping(Record, frozen=True, kw_only=True, tag_field="t", tag="ping"):
 ClientMessage = Attach | CallOpen | Inputs | Cancel | Ping
 
 OutputStatus = Literal["ok", "raised", "failed", "yield", "end"]
-"""ok, yield: one pickled value. raised: type name, message, traceback text (all UTF-8), a pickled dict
-of the exception (may be empty). failed: a problem document in JSON. end: a generator finished."""
+"""ok, yield: one pickled value. raised: type name, message, traceback text (all UTF-8) and a pickled
+dict of the exception (may be empty). failed: a problem in JSON. end: a generator finished."""
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True):

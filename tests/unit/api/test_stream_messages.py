@@ -6,7 +6,7 @@ import struct
 import msgspec
 import pytest
 
-from hostd.api.stream import _Outbox, pack, split_body, split_message
+from hostd.api.stream import _Outbox, split_body, split_message
 from hostd.errors import InvalidError
 from hostd.ids import CallId
 from hostd.model import CallDone, LogLine, Logs, Outputs, Ping, Pong, ServerMessage
