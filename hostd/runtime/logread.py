@@ -69,7 +69,7 @@ def _backwards(part: Part) -> Iterator[bytes]:
     """Lines of a file, the last first, without their ends."""
     try:
         file = part.path.open("rb")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return  # Deleted by retention meanwhile.
     with file:
         yield from _lines_backwards(file, min(part.end, file.seek(0, 2)))
