@@ -104,6 +104,11 @@ def target_of(function: Function[Any, Any, Any]) -> Target:
             f"function {function.name} was called from a container, which is not supported yet",
             hint=f"{function.name}.local(...) runs it in this container",
         )
+    if function.app.session is not None:
+        raise InvalidError(
+            f"function {function.name} was defined after its app had begun to run",
+            hint="define it before `with app.run():`, or run the app again",
+        )
     raise InvalidError(
         f"function {function.name} cannot be called: its app is not running",
         hint="call it inside `with app.run():`, or from a local entrypoint with `hostctl run`",

@@ -9,7 +9,8 @@
 - the *consumer* (``mapping.py``), the user's loop, unpickles them and puts them in order.
 
 Bounds: ``OUTSTANDING_MAX`` inputs sent and not answered, or answered and not yet taken by the
-consumer, together; ``HELD_MAX`` results that wait for an earlier one.
+consumer, together; ``QUEUED_BYTES_MAX`` of them not sent yet, and one more; ``HELD_MAX`` results
+that wait for an earlier one.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ REFILL = 64
 """A full window is refilled when it has room for a frame, not for every single result."""
 HELD_MAX = 10_000
 """Results behind a slow first one: ten windows may overtake it."""
+QUEUED_BYTES_MAX = 32 << 20
+"""Pickled and not sent: enough to keep a fast network busy while the next one is pickled."""
 FRAME_INPUTS_MAX = 64
 FRAME_BYTES_MAX = 1 << 20
 """Of the inputs of one message, unless a single one is larger: other calls share the connection."""
@@ -50,6 +53,7 @@ class MapCall:
         self._lock = threading.Lock()
         self.call_id = new_call_id()
         self._queued: list[bytes] = []
+        self._queued_bytes = 0
         self._sent = 0
         self._outstanding = 0
         self._arrived: list[Item] = []
@@ -73,14 +77,17 @@ class MapCall:
         with self._lock:
             return self._room()
 
-    def put(self, payload: bytes) -> None:
-        """Queue an input."""
+    def put(self, payload: bytes) -> bool:
+        """Queue an input; whether another may follow at once, within the room."""
         with self._lock:
             self._queued.append(payload)
+            self._queued_bytes += len(payload)
             self._outstanding += 1
             is_first = len(self._queued) == 1
+            goes_on = self._queued_bytes < QUEUED_BYTES_MAX
         if is_first:
             self._target.stream.later(self.send_queued)
+        return goes_on and not self.is_closed
 
     def finish(self, error: BaseException | None = None) -> None:
         """The iterator has ended, or raised."""
@@ -96,25 +103,16 @@ class MapCall:
     # --- the writer thread --------------------------------------------------------------------
 
     def send_queued(self) -> None:
-        """Send what is queued, in frames."""
-        while True:
-            with self._lock:
-                if self.is_closed or not (
-                    self._queued or (self._is_last and not self._is_last_sent)
-                ):
-                    return
-                count = self._frame_size()
-                payloads, self._queued = self._queued[:count], self._queued[count:]
-                last = self._is_last and not self._queued
-                self._is_last_sent = last
-                self._sent += count
-                is_open, self._is_open = self._is_open, True
-            sizes = [len(payload) for payload in payloads]
-            if is_open:
-                header = self._inputs_header(sizes, last=last)
-            else:
-                header = self._target.header(self.call_id, "map", sizes, last=last)
-            self._target.stream.send(header, payloads)
+        """Send a frame of what is queued, and come back for more: others get their turn between."""
+        with self._lock:
+            is_ending = self._is_last and not self._is_last_sent
+            if self.is_closed or not (self._queued or is_ending):
+                return
+            header, payloads = self._next_frame()
+            has_more = bool(self._queued)
+        self._target.stream.send(header, payloads)
+        if has_more:
+            self._target.stream.later(self.send_queued)
 
     # --- the reader thread --------------------------------------------------------------------
 
@@ -187,7 +185,23 @@ class MapCall:
 
     def _room(self) -> int:
         free = OUTSTANDING_MAX - self._outstanding - len(self._arrived)
-        return free if free >= REFILL and self.held < HELD_MAX else 0
+        is_blocked = self.held >= HELD_MAX or self._queued_bytes >= QUEUED_BYTES_MAX
+        return 0 if is_blocked or free < REFILL else free
+
+    def _next_frame(self) -> tuple[bytes, list[bytes]]:
+        count = self._frame_size()
+        payloads, self._queued = self._queued[:count], self._queued[count:]
+        was_full = self._queued_bytes >= QUEUED_BYTES_MAX
+        self._queued_bytes -= sum(map(len, payloads))
+        if was_full and self._queued_bytes < QUEUED_BYTES_MAX:
+            self._pump.raise_()
+        self._sent += count
+        self._is_last_sent = last = self._is_last and not self._queued
+        is_open, self._is_open = self._is_open, True
+        sizes = [len(payload) for payload in payloads]
+        if is_open:
+            return self._inputs_header(sizes, last=last), payloads
+        return self._target.header(self.call_id, "map", sizes, last=last), payloads
 
     def _frame_size(self) -> int:
         size = 0

@@ -34,13 +34,13 @@ def _pump(call: MapCall, flag: ThreadFlag, inputs: Iterable[Any], pack: Pack) ->
         iterator = iter(inputs)
         while room := _wait_for_room(call, flag):
             for args in islice(iterator, room):
-                call.put(pack(args))
                 room -= 1
-                if call.is_closed:
+                if not call.put(pack(args)):
+                    break
+            else:
+                if room:
+                    call.finish()
                     return
-            if room:
-                call.finish()
-                return
     except BaseException as error:  # noqa: BLE001 - the user's iterator: the consumer raises it
         call.finish(error)
 
@@ -84,8 +84,7 @@ class AsyncPump:
         room = self._call.room()
         try:
             async for args in self._inputs:
-                self._call.put(self._pack(args))
-                room -= 1
+                room = room - 1 if self._call.put(self._pack(args)) else 0
                 while room < 1:
                     self._flag.lower()
                     room = self._call.room()

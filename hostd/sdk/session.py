@@ -46,13 +46,14 @@ class AppRun:
     def __enter__(self) -> App:
         if self._app.session is not None:
             raise InvalidError(f"app {self._name} is running already")
-        session = Session(
-            self._app,
-            self._name,
-            self._client or Client.from_env(),
-            self._observer or default_observer(),
-        )
-        session.start()
+        client = self._client or Client.from_env()
+        observer = self._observer or default_observer()
+        session = Session(self._app, self._name, client, observer)
+        try:
+            session.start()
+        except BaseException:
+            client.close()
+            raise
         return self._app
 
     def __exit__(
@@ -122,12 +123,15 @@ class Session:
         for function in self._functions:
             function.target = None
         assert self._stream is not None
-        if self._stream.error is None:
-            # What was cancelled last must be on its way before the connection closes.
-            self._stream.flush(FLUSH_TIMEOUT_S)
-            self._request_stop()
-        self._stream.close()
-        self._client.close()
+        try:
+            if self._stream.error is None:
+                # What was cancelled last must be on its way before the connection closes.
+                self._stream.flush(FLUSH_TIMEOUT_S)
+                self._request_stop()
+        finally:
+            # Also when Ctrl-C comes a second time: this alone stops the app.
+            self._stream.close()
+            self._client.close()
         self._observer.stopped(self.app_id)
 
     def _request_stop(self) -> None:

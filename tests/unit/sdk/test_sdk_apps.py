@@ -236,6 +236,14 @@ def test_calling_from_a_container_says_what_is_possible(monkeypatch: pytest.Monk
         square.remote(1)
 
 
+def test_functions_defined_while_the_app_runs_are_named(api: FakeAPI) -> None:
+    app = new_app()
+    with app.run():
+        late = app.function()(plain)
+        with pytest.raises(exception.InvalidError, match="after its app had begun to run"):
+            late.remote(1)
+
+
 def test_detached_runs_are_not_supported_yet() -> None:
     with pytest.raises(exception.InvalidError, match="detach= is not supported yet"):
         new_app().run(detach=True)

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 
 from hostd import exception
+from hostd.sdk import map_call
 from tests.fakes.fake_api import FakeAPI
 from tests.fakes.sample_functions import (
     SampleError,
@@ -172,6 +173,31 @@ def test_ready_inputs_share_frames_of_at_most_64(running: FakeAPI) -> None:
 def test_large_inputs_go_in_frames_of_about_a_megabyte(running: FakeAPI) -> None:
     list(describe.map(["x" * 400_000] * 12))
     assert max(running.frames) <= 2
+
+
+def test_large_inputs_are_not_piled_up_here(
+    running: FakeAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(map_call, "QUEUED_BYTES_MAX", 3_000_000)
+    taken: list[int] = []
+    sending = threading.Event()
+    stream = describe.target.stream  # type: ignore[union-attr]  # the app runs
+    stream.later(lambda: sending.wait(WAIT_S) and None)
+
+    def inputs() -> Iterator[str]:
+        for value in range(30):
+            taken.append(value)
+            yield f"{value:06}" * 100_000
+
+    results = describe.map(inputs())
+    consumer = threading.Thread(target=lambda: taken.append(-len(list(results))))
+    consumer.start()
+    wait_until(lambda: len(taken) == 5)
+    time.sleep(0.05)  # were there more, they would be here by now
+    assert len(taken) == 5
+    sending.set()
+    consumer.join(WAIT_S)
+    assert taken[-1] == -30
 
 
 # --- failures -------------------------------------------------------------------------------
