@@ -539,7 +539,7 @@ class Ping(Record, frozen=True, kw_only=True, tag_field="t", tag="ping"):
 ClientMessage = Attach | CallOpen | Inputs | Cancel | Ping
 
 OutputStatus = Literal["ok", "raised", "failed", "yield", "end"]
-"""ok, yield: one pickled value. raised: type name, message, traceback text (all UTF-8) and a pickled
+"""ok, yield: one pickled value. raised: type name, message, traceback text (all UTF-8), a pickled
 dict of the exception (may be empty). failed: a problem in JSON. end: a generator finished."""
 
 
