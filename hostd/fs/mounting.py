@@ -68,7 +68,6 @@ class OverlayLayers:
     data: Sequence[Path] = ()
     upper: Path | None = None
     work: Path | None = None
-    metacopy: bool = False
 
 
 def mount(source: str, target: Path, fstype: str, *, flags: int, options: str) -> None:
@@ -235,18 +234,21 @@ def _attach_loop(backing: int) -> tuple[int, str]:
     raise OSError(errno.EBUSY, f"no free loop device in {_LOOP_TRIES} tries")
 
 
-def mount_overlay(target: Path, layers: OverlayLayers) -> None:
+def mount_overlay(target: Path, layers: OverlayLayers, *, metacopy: bool = False) -> None:
     """Mount an overlay; with an upper directory it is writable, and `volatile`.
 
     Volatile: nothing is synced for the overlay's sake. Every upper directory of hostd is either
     thrown away or read completely and stored by a CAS that syncs by itself.
+
+    Without ``metacopy`` what programs do leaves plain files in the upper, and a rename of an
+    image's directory gets EXDEV. With it the kernel follows redirects into data layers from each
+    lower layer, not only from the lowest (and before Linux 6.16 from none without it), but chown
+    and rename may leave files without data in the upper.
     """
     lower = ":".join(_escape(path) for path in layers.lower)
     lower += "".join(f"::{_escape(path)}" for path in layers.data)
     options = ["index=off,xino=off", f"lowerdir={lower}"]
-    options.append(
-        "metacopy=on,redirect_dir=on" if layers.metacopy else "metacopy=off,redirect_dir=off"
-    )
+    options.append("metacopy=on,redirect_dir=on" if metacopy else "metacopy=off,redirect_dir=off")
     flags = MS_RDONLY
     if layers.upper is not None and layers.work is not None:
         flags = 0

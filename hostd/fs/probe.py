@@ -141,11 +141,9 @@ class _Bench:
         upper, work = own / "upper", own / "work"
         upper.mkdir(parents=True)
         work.mkdir()
-        layers = mounting.OverlayLayers(
-            lower=lower, data=data, upper=upper, work=work, metacopy=metacopy
-        )
+        layers = mounting.OverlayLayers(lower=lower, data=data, upper=upper, work=work)
         try:
-            mounting.mount_overlay(self._root, layers)
+            mounting.mount_overlay(self._root, layers, metacopy=metacopy)
             (self._root / "written").write_bytes(b"")
             return (self._root / "file").read_bytes() if data else b""
         finally:

@@ -318,14 +318,8 @@ class FileSystem:
             raise kind(text) from error
 
     async def _mount_in_thread(self, root: RootFS, layers: Sequence[Layer], way: _Way) -> None:
-        overlay = mounting.OverlayLayers(
-            lower=[layer.path for layer in layers],
-            data=way.data,
-            upper=root.upper,
-            work=root.work,
-            metacopy=way.metacopy,
-        )
-        work = self._threads.submit(self._make_root, root, overlay, layers[-1].root)
+        lower = [layer.path for layer in layers]
+        work = self._threads.submit(self._make_root, root, lower, way, layers[-1].root)
         try:
             async with asyncio.timeout(MOUNT_TIMEOUT_S):
                 await asyncio.shield(asyncio.wrap_future(work))
@@ -341,8 +335,11 @@ class FileSystem:
         """Take a root away as soon as the thread that makes it is done with it."""
         work.add_done_callback(lambda _: self._threads.submit(self._remove, root, keep_upper=False))
 
-    def _make_root(self, root: RootFS, layers: mounting.OverlayLayers, top: Attributes) -> None:
+    def _make_root(self, root: RootFS, lower: Sequence[Path], way: _Way, top: Attributes) -> None:
         """In a thread: directories and overlay; nothing is left when it fails."""
+        layers = mounting.OverlayLayers(
+            lower=lower, data=way.data, upper=root.upper, work=root.work
+        )
         try:
             root.upper.parent.mkdir(0o700)
             root.upper.mkdir()
@@ -352,7 +349,7 @@ class FileSystem:
             os.chown(root.upper, top.uid, top.gid)
             os.chmod(root.upper, stat.S_IMODE(top.mode))
             os.utime(root.upper, ns=(top.mtime_ns, top.mtime_ns))
-            mounting.mount_overlay(root.path, layers)
+            mounting.mount_overlay(root.path, layers, metacopy=way.metacopy)
         except BaseException:
             self._remove(root, keep_upper=False)
             raise

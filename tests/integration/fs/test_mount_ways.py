@@ -136,10 +136,12 @@ async def test_kernel_that_needs_metacopy_still_gives_plain_layers_to_builds(
 ) -> None:
     real = mounting.mount_overlay
 
-    def mount_overlay(target: Path, layers: mounting.OverlayLayers) -> None:
-        if layers.data and not layers.metacopy:
+    def mount_overlay(
+        target: Path, layers: mounting.OverlayLayers, *, metacopy: bool = False
+    ) -> None:
+        if layers.data and not metacopy:
             raise OSError(errno.EPERM, "refused by the test")
-        real(target, layers)
+        real(target, layers, metacopy=metacopy)
 
     monkeypatch.setattr(mounting, "mount_overlay", mount_overlay)
     image = host.save(source)
