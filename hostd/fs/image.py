@@ -25,7 +25,8 @@ from blake3 import blake3
 from hostd.errors import BlobCorruptError, InvalidError, NotFoundError
 from hostd.fs.cas import CAS
 from hostd.fs.durable import storage_errors, sync_directory
-from hostd.fs.erofs import INLINE_MAX, is_file_with_blob, write_index
+from hostd.fs.erofs import write_index
+from hostd.fs.erofs_format import INLINE_MAX, is_file_with_blob
 from hostd.fs.index import IndexReader
 from hostd.fs.tree import Node, Tree, blob_file, directory, place, small_file, symlink
 from hostd.ids import Digest, ImageId, image_id

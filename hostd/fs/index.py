@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hostd.errors import BlobCorruptError, InvalidError
-from hostd.fs import erofs
+from hostd.fs import erofs_format as erofs
+from hostd.fs.erofs import write_index
 from hostd.fs.tree import Node, Tree
 from hostd.ids import Digest, is_digest
 
@@ -197,7 +198,7 @@ class IndexReader:
         """
         try:
             self._check_directories()
-            written = erofs.write_index(self.to_tree())
+            written = write_index(self.to_tree())
         except (struct.error, LookupError, ValueError, OverflowError) as error:
             raise BlobCorruptError(
                 f"index {self.path} has an offset outside itself: {error}"
@@ -236,25 +237,31 @@ class IndexReader:
         return names
 
     def _node(self, nid: int) -> Node:
-        mode, uid, gid, size, mtime_ns, _, rdev = self.stat(nid)
-        kind = stat.S_IFMT(mode)
-        digest, inline, target = None, None, b""
+        fields = erofs.INODE.unpack_from(self._map, nid * erofs.SLOT)
+        mode = fields[2]
+        kind = mode & 0o170000
+        digest, inline, target, size, rdev = None, None, b"", 0, 0
         if kind == stat.S_IFREG:
+            size = fields[4]
             digest = self.digest(nid)
             inline = None if digest is not None else self._data(nid)
         elif kind == stat.S_IFLNK:
             target = self._data(nid)
+            size = len(target)
+        elif kind in (stat.S_IFCHR, stat.S_IFBLK):
+            rdev = fields[5]
+        has_own = fields[1] > (erofs.BLOB_XATTR_COUNT if digest is not None else 0)
         return Node(
             mode=mode,
-            uid=uid,
-            gid=gid,
-            mtime_ns=mtime_ns,
-            xattrs=self.xattrs(nid),
+            uid=fields[7],
+            gid=fields[8],
+            mtime_ns=fields[9] * 1_000_000_000 + fields[10],
+            xattrs=self.xattrs(nid) if has_own else {},
             rdev=rdev,
             target=target,
             digest=digest,
             inline=inline,
-            size=0 if kind == stat.S_IFDIR else size,
+            size=size,
         )
 
     def _check_directories(self) -> None:

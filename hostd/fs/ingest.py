@@ -28,7 +28,7 @@ from typing import Final
 from hostd.errors import InvalidError
 from hostd.fs.batch import Batch
 from hostd.fs.cas import CAS
-from hostd.fs.erofs import INLINE_MAX
+from hostd.fs.erofs_format import INLINE_MAX
 from hostd.fs.tree import Node, Tree, merge_layer
 from hostd.ids import Digest
 

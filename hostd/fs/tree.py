@@ -57,6 +57,8 @@ class Node(msgspec.Struct, frozen=True, eq=False, gc=False, kw_only=True):
     """Layers only: hides the parent's directory."""
     implicit: bool = False
     """Layers only: an existing directory keeps its own attributes."""
+    packed: object = None
+    """Directories: what ``erofs.py`` keeps to write the same children again; not for others."""
 
     @property
     def is_dir(self) -> bool:

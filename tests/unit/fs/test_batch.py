@@ -11,6 +11,7 @@ import pytest
 from hostd.errors import ConflictError, StorageFullError
 from hostd.fs.batch import SMALL_MAX, Batch, copy_sparse
 from hostd.fs.cas import CAS
+from hostd.fs.durable import syncfs
 from hostd.ids import Digest
 
 
@@ -160,3 +161,8 @@ def test_moved_files_lose_their_attributes(cas: CAS, tmp_path: Path):
         pytest.skip("not here: the temporary directory has no user attributes")
     (name,) = store(cas, path, move=True)
     assert os.listxattr(cas.path(name)) == []
+
+
+def test_a_failed_sync_is_an_error():
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        syncfs(-1)

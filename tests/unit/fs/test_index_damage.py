@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hostd.errors import BlobCorruptError
-from hostd.fs import erofs
+from hostd.fs import erofs_format as erofs
+from hostd.fs.erofs import write_index
 from hostd.fs.index import IndexReader
 from hostd.fs.tree import Tree, blob_file, directory, small_file
 from hostd.ids import digest
@@ -24,7 +25,7 @@ class Image:
         root = directory()
         root.children.update({b"a": blob_file(BLOB, 5000), b"d": inner, b"e": directory()})
         self.path = path
-        self.data = bytearray(erofs.write_index(Tree(root)))
+        self.data = bytearray(write_index(Tree(root)))
         path.write_bytes(self.data)
         self.reader = IndexReader(path)
 

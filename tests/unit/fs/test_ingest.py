@@ -11,7 +11,7 @@ import pytest
 
 from hostd.errors import InvalidError
 from hostd.fs.cas import CAS
-from hostd.fs.erofs import INLINE_MAX
+from hostd.fs.erofs_format import INLINE_MAX
 from hostd.fs.ingest import DEPTH_MAX, apply_upper, ingest_directory
 from hostd.fs.tree import Tree, differences, directory, small_file
 
