@@ -15,8 +15,10 @@ import ctypes
 import ipaddress
 import re
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from hostd.errors import InvalidError
 from hostd.runtime.resolver import Resolver
 
 NFT_TIMEOUT_S = 10.0
@@ -35,6 +37,22 @@ CLOSED_IPV4 = (
 )
 """This network, private (RFC 1918), carrier-grade NAT, loopback, link-local with the clouds'
 metadata address, multicast, reserved."""
+
+
+def openable(text: str) -> ipaddress.IPv4Address:
+    """An address that may be opened for a container.
+
+    Raises:
+        InvalidError: no IPv4 address, or one that stays closed: the clouds' metadata service above
+            all, loopback and multicast.
+    """
+    try:
+        address = ipaddress.IPv4Address(text)
+    except ValueError as error:
+        raise InvalidError(f"address {text!r} to open is not IPv4") from error
+    if address.is_link_local or address.is_loopback or address.is_multicast or address.is_reserved:
+        raise InvalidError(f"address {address} is link-local, loopback or multicast: never opened")
+    return address
 
 
 class FirewallError(OSError):
@@ -67,6 +85,20 @@ class Rules:
         return flush + (
             f"add element inet {self.table} dns4 {{ {elements} }}\n" if elements else ""
         )
+
+    def open_addresses(
+        self, source: ipaddress.IPv4Address, targets: Iterable[ipaddress.IPv4Address]
+    ) -> str:
+        """Commands that let one container reach addresses in closed ranges."""
+        pairs = ", ".join(f"{source} . {target}" for target in targets)
+        return f"add element inet {self.table} opened4 {{ {pairs} }}\n"
+
+    def close_addresses(
+        self, source: ipaddress.IPv4Address, targets: Iterable[ipaddress.IPv4Address]
+    ) -> str:
+        """Commands that undo ``open_addresses``."""
+        pairs = ", ".join(f"{source} . {target}" for target in targets)
+        return f"delete element inet {self.table} opened4 {{ {pairs} }}\n"
 
     def unload(self) -> str:
         """Commands that remove the table, whether it is there or not."""
@@ -113,7 +145,8 @@ class Rules:
     ct state established,related accept
     ip daddr @dns4 udp dport 53 accept
     ip daddr @dns4 tcp dport 53 accept
-{dns}    meta nfproto ipv6 drop
+{dns}    ip saddr . ip daddr @opened4 accept
+    meta nfproto ipv6 drop
     reject with icmpx admin-prohibited
   }}
 """

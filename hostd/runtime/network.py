@@ -14,16 +14,16 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from hostd.errors import ContainerStartError, ResourceExhaustedError
+from hostd.errors import ConfigError, ContainerStartError, ResourceExhaustedError
 from hostd.log import get_logger
 from hostd.runtime import rtnetlink
-from hostd.runtime.firewall import Nft, Rules, docker_rules, stale_docker_rules
+from hostd.runtime.firewall import Nft, Rules, docker_rules, openable, stale_docker_rules
 from hostd.runtime.naming import Names
 from hostd.runtime.netns import Attachment, NamespaceMaker, NetworkNamespace
 from hostd.runtime.resolver import RESOLV_CONF, Resolver, read_resolver
@@ -36,6 +36,8 @@ BLOCK_PREFIX = 22
 """Addresses of one daemon: 1,021 containers, as many as one bridge has ports (1,023). A /16 has
 room for 64 daemons on one machine."""
 
+SUBNET_PREFIX_MIN, SUBNET_PREFIX_MAX = 8, 29
+
 POOL_READY = {"bridge": 16, "none": 2}
 """Namespaces kept ready. A burst of 100 starts takes longer per container (20 ms) than the pool
 needs for a new one (2 ms), so few are enough; an idle one costs some 100 KiB of kernel memory."""
@@ -46,6 +48,23 @@ STEP_TIMEOUT_S = 30.0
 LOCK_TIMEOUT_S = 5.0
 MTU_DEFAULT = 1500
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+
+
+def parse_subnet(text: str) -> ipaddress.IPv4Network:
+    """Read the setting ``runtime.subnet``.
+
+    Raises:
+        ConfigError: no IPv4 network, or one without room for a container.
+    """
+    try:
+        subnet = ipaddress.IPv4Network(text)
+    except ValueError as error:
+        raise ConfigError(f"runtime.subnet is {text!r}, expected such as 10.117.0.0/16") from error
+    if not SUBNET_PREFIX_MIN <= subnet.prefixlen <= SUBNET_PREFIX_MAX:
+        raise ConfigError(
+            f"runtime.subnet is {text!r}, expected a /{SUBNET_PREFIX_MIN} to /{SUBNET_PREFIX_MAX}"
+        )
+    return subnet
 
 
 def choose_block(
@@ -103,7 +122,7 @@ class Network:
         self._names = names
         self._directory = run_dir / "netns"
         self.resolv_conf = run_dir / "resolv.conf"
-        self._subnet = ipaddress.IPv4Network(subnet)
+        self._subnet = parse_subnet(subnet)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hostd-network")
         self._ready: dict[NetworkMode, deque[NetworkNamespace]] = {
             "bridge": deque(),
@@ -119,6 +138,7 @@ class Network:
         self._nft: Nft | None = None
         self._rules: Rules | None = None
         self._addresses: _Addresses | None = None
+        self._opened: dict[ipaddress.IPv4Address, tuple[ipaddress.IPv4Address, ...]] = {}
         self._bridge_index = 0
         self._mtu = MTU_DEFAULT
 
@@ -152,12 +172,17 @@ class Network:
         """The addresses of this daemon's containers; None before ``start``."""
         return self._addresses.block if self._addresses is not None else None
 
-    async def take(self, kind: NetworkMode) -> NetworkNamespace:
+    async def take(self, kind: NetworkMode, opened: Sequence[str] = ()) -> NetworkNamespace:
         """A namespace for one container; give it to ``release`` in the end.
+
+        Args:
+            kind: connected to the bridge, or with a loopback device only.
+            opened: addresses in closed ranges that it may reach.
 
         Raises:
             ContainerStartError, ResourceExhaustedError: none can be made.
         """
+        targets = tuple(openable(text) for text in opened)
         self._refresh_resolver()
         ready = self._ready[kind]
         try:
@@ -165,6 +190,13 @@ class Network:
         except OSError as error:
             raise ContainerStartError(f"network namespace cannot be made: {error}") from error
         self._refill(kind)
+        source = namespace.address
+        if targets and source is not None:
+            try:
+                await self._call(lambda: self._open(source, targets))
+            except BaseException:
+                self.release(namespace)
+                raise
         return namespace
 
     def release(self, namespace: NetworkNamespace) -> None:
@@ -250,6 +282,8 @@ class Network:
             resolver=resolver,
         )
         self._nft.run(self._rules.load())
+        for source, targets in self._opened.items():
+            self._nft.run(self._rules.open_addresses(source, targets))
         self._write_resolv_conf()
 
     def _write_resolv_conf(self) -> None:
@@ -300,10 +334,26 @@ class Network:
             self._addresses.give_back(address)
             raise
 
+    def _open(
+        self, source: ipaddress.IPv4Address, targets: tuple[ipaddress.IPv4Address, ...]
+    ) -> None:
+        assert self._nft is not None
+        assert self._rules is not None
+        self._nft.run(self._rules.open_addresses(source, targets))
+        self._opened[source] = targets
+
+    def _close(self, source: ipaddress.IPv4Address) -> None:
+        targets = self._opened.pop(source, ())
+        if targets and self._nft is not None and self._rules is not None:
+            try:
+                self._nft.run(self._rules.close_addresses(source, targets))
+            except OSError:
+                log.exception("opened addresses not closed", source=str(source))
+
     def _delete(self, namespace: NetworkNamespace) -> None:
-        assert self._maker is not None
-        self._maker.delete(namespace.path)
+        NamespaceMaker.delete(namespace.path)
         if namespace.address is not None and self._addresses is not None:
+            self._close(namespace.address)
             self._addresses.give_back(namespace.address)
 
     def _tear_down(self) -> None:
@@ -315,7 +365,7 @@ class Network:
         remove_leftovers(self._names, self._directory, self._maker.outside, self._nft)
         self._nft.close()
         self._maker.close()
-        self._maker = None
+        self._maker = self._nft = None
 
 
 def remove_leftovers(

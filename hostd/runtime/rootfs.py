@@ -88,7 +88,7 @@ def check_pseudo_directories(root_fd: int) -> None:
 
 def make_directory(root_fd: int, path: str, mode: int = 0o755) -> None:
     """Make a directory and its parents; links on the way stay inside the root."""
-    _walk(root_fd, PurePosixPath(path), mode)
+    os.close(_open_directory(root_fd, path, mode))
 
 
 def make_file(root_fd: int, path: str) -> None:
@@ -142,10 +142,6 @@ def check_cwd(cwd: str) -> None:
         raise ContainerStartError(f"working directory {cwd!r} is below /proc, /sys or /dev")
 
 
-def _walk(root_fd: int, path: PurePosixPath, mode: int) -> None:
-    os.close(_open_directory(root_fd, str(path), mode))
-
-
 def _open_directory(root_fd: int, path: str, mode: int = 0o755) -> int:
     """Open a directory in the root, making the parts that are absent."""
     flags = os.O_PATH | os.O_DIRECTORY
@@ -158,10 +154,12 @@ def _open_directory(root_fd: int, path: str, mode: int = 0o755) -> int:
             f"{path} of the image is no directory: {error.strerror}"
         ) from error
     pure = PurePosixPath(_follow(root_fd, path))
-    parent = _open_directory(root_fd, str(pure.parent), mode)
+    parent = _open_directory(root_fd, str(pure.parent))
     try:
-        os.mkdir(pure.name, mode, dir_fd=parent)
-        return os.open(pure.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        os.mkdir(pure.name, dir_fd=parent)
+        made = os.open(pure.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        os.chmod(f"/proc/self/fd/{made}", mode)  # Whatever the daemon's umask is.
+        return made
     except OSError as error:
         raise ContainerStartError(
             f"directory {path} cannot be made in the image: {error.strerror}"

@@ -195,7 +195,7 @@ class Runtime:
             self._executor.submit(host.places.tree.warm_up)
         self._in_creation += 1
         try:
-            namespace = await self._network.take(spec.network)
+            namespace = await self._network.take(spec.network, spec.opened)
             try:
                 container = await self._create(spec, output, host, namespace)
             except BaseException:
@@ -277,6 +277,7 @@ class Runtime:
         bundle.mkdir(mode=0o700)
         hostname = spec.hostname or spec.id[-12:]
         (bundle / "hosts").write_text(_hosts(hostname, namespace))
+        (bundle / "hosts").chmod(0o644)
         files = [
             BindMount(source=self._network.resolv_conf, target="/etc/resolv.conf"),
             BindMount(source=bundle / "hosts", target="/etc/hosts"),

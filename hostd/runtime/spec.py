@@ -47,6 +47,8 @@ class ContainerSpec:
         cpu_limit: in cores; None: no limit.
         memory_limit_bytes: the kernel kills at this limit; swap is not added to it.
         network: ``bridge``: own address, internet through NAT; ``none``: a loopback device only.
+        opened: IPv4 addresses in closed ranges that this container may reach all the same: the
+            site's proxy and package mirrors for a build step. Never link-local ones.
         profile: chooses capabilities, the seccomp list and whether setuid works (``build``).
         tty: rows and columns of a terminal; output then comes through ``Container.terminal``.
         init: run catatonit as PID 1, which collects zombies and forwards signals.
@@ -65,6 +67,7 @@ class ContainerSpec:
     memory_limit_bytes: int | None = None
     pids_max: int = PIDS_MAX
     network: NetworkMode = "bridge"
+    opened: Sequence[str] = ()
     profile: Profile = "function"
     tty: tuple[int, int] | None = None
     init: bool = True

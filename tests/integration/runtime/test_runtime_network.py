@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from hostd.errors import InvalidError
 from hostd.runtime.resolver import Resolver
 
 pytestmark = pytest.mark.root
@@ -129,6 +130,24 @@ async def test_build_containers_are_bound_by_the_same_rules(ward, world):
     )
 
     assert answers[1:] == ["closed", "closed"]
+
+
+async def test_addresses_of_the_site_can_be_opened_for_one_container(ward, world):
+    targets = [f"tcp,{world.lan},80", f"tcp,{world.metadata},80"]
+    opened = await attempts(ward, *targets, profile="build", opened=[world.lan])
+    await ward.runtime.network.use_resolver(Resolver())
+    others = await attempts(ward, *targets)
+
+    assert opened == [f"{world.internet[:-1]}1", "closed"]
+    assert others == ["closed", "closed"]
+
+
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "127.0.0.1", "224.0.0.1", "example.org", ""]
+)
+async def test_metadata_and_loopback_are_never_opened(ward, address):
+    with pytest.raises(InvalidError, match="address"):
+        await ward.begin("true", opened=[address])
 
 
 async def test_name_servers_in_the_lan_answer_dns_and_nothing_else(ward, world):

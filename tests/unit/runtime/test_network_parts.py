@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hostd.errors import ContainerStartError, ResourceExhaustedError
+from hostd.errors import ConfigError, ContainerStartError, ResourceExhaustedError
 from hostd.runtime import resolver, rtnetlink
 from hostd.runtime.firewall import Rules, docker_rules, stale_docker_rules
 from hostd.runtime.naming import Names
-from hostd.runtime.network import _Addresses, choose_block
+from hostd.runtime.network import _Addresses, choose_block, parse_subnet
 
 SUBNET = IPv4Network("10.117.0.0/16")
 
@@ -37,6 +37,12 @@ def test_small_subnets_are_one_block():
     assert choose_block(small, [], 12345) == small
     with pytest.raises(ContainerStartError, match="all 1 blocks of"):
         choose_block(small, [IPv4Network("10.9.8.128/25")], 0)
+
+
+@pytest.mark.parametrize("text", ["", "10.0.0.0/30", "10.0.0.1/16", "fd00::/64", "0.0.0.0/0"])
+def test_subnets_that_cannot_hold_containers_are_refused(text):
+    with pytest.raises(ConfigError, match=r"runtime\.subnet"):
+        parse_subnet(text)
 
 
 def test_addresses_come_in_turn_and_never_twice():

@@ -81,6 +81,18 @@ def test_absolute_links_lead_to_the_roots_own_files(root):
     assert (root / "usr/a/b").is_dir()
 
 
+def test_modes_do_not_depend_on_the_umask(root):
+    before = os.umask(0o077)
+    try:
+        with rootfs.opened(root) as fd:
+            rootfs.make_directory(fd, "/var/tmp", 0o1777)
+    finally:
+        os.umask(before)
+
+    assert (root / "var/tmp").stat().st_mode & 0o7777 == 0o1777
+    assert (root / "var").stat().st_mode & 0o7777 == 0o755
+
+
 def test_parent_steps_end_at_the_root(root, tmp_path):
     (root / "up").symlink_to("../../../..")
     with rootfs.opened(root) as fd:

@@ -121,21 +121,19 @@ def test_names_are_known_to_libseccomp():
     assert set(unknown) <= NEWER
 
 
-NEWER = set(
-    [
-        "cachestat",
-        "fchmodat2",
-        "futex_requeue",
-        "futex_wait",
-        "futex_wake",
-        "getxattrat",
-        "listxattrat",
-        "removexattrat",
-        "setxattrat",
-        "listmount",
-        "map_shadow_stack",
-        "mseal",
-        "statmount",
-        "uretprobe",
-    ]
-)
+NEWER = {
+    "cachestat",
+    "fchmodat2",
+    "futex_requeue",
+    "futex_wait",
+    "futex_wake",
+    "getxattrat",
+    "listxattrat",
+    "removexattrat",
+    "setxattrat",
+    "listmount",
+    "map_shadow_stack",
+    "mseal",
+    "statmount",
+    "uretprobe",
+}
