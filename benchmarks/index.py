@@ -92,9 +92,9 @@ def measure_index(entries: int, repeat: int, base: Path) -> dict[str, float]:
     }
 
 
-def make_files(top: Path, count: int) -> int:
+def make_files(top: Path, count: int, seed: int = 0) -> int:
     """Files from 0 to 64 KiB, most of them small; returns their bytes."""
-    rng = random.Random(2)
+    rng = random.Random(seed)
     total = 0
     for number in range(count):
         folder = top / f"d{number // 50}"
@@ -146,14 +146,17 @@ def measure_step(entries: int, repeat: int, base: Path) -> dict[str, float]:
     cas = CAS(base / "step-cas")
     images = ImageStore(cas, base / "step-images")
     parent = synthetic(entries)
-    times: dict[str, list[float]] = {"apply_upper": [], "save": []}
+    times: dict[str, list[float]] = {"apply_upper": [], "save": [], "save_unsynced": []}
     for number in range(repeat):
         upper = base / f"upper{number}"
-        make_files(upper, 20)
+        make_files(upper, 20, number + 1)
         start = time.perf_counter()
         tree = apply_upper(parent, upper, cas)
         times["apply_upper"].append(time.perf_counter() - start)
         times["save"].append(median_s(lambda: images.save(tree, ImageConfig()), 1))  # noqa: B023
+        tree = Tree(tree.root.replace(mtime_ns=number))
+        unsynced = median_s(lambda: images.save(tree, ImageConfig(), sync=False), 1)  # noqa: B023
+        times["save_unsynced"].append(unsynced)
     return {
         "entries": entries,
         **{f"{name}_s": round(statistics.median(values), 4) for name, values in times.items()},

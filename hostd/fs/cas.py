@@ -117,15 +117,15 @@ class CAS:
         except FileNotFoundError:
             raise _missing(name) from None
 
-    def put_bytes(self, data: bytes) -> Digest:
-        """Store content; it is on disk when this returns.
+    def put_bytes(self, data: bytes, *, sync: bool = True) -> Digest:
+        """Store content; it is on disk when this returns (with ``sync``; see ``writer``).
 
         Raises:
             StorageFullError: no space is left.
         """
         name = digest(blake3(data).hexdigest())
         if not self.is_verified(name):
-            with self.writer(expected=name) as writer:
+            with self.writer(expected=name, sync=sync) as writer:
                 writer.write(data)
                 writer.commit()
         return name
@@ -139,7 +139,7 @@ class CAS:
             expected: the name the content must have.
             size_max: more bytes than this are refused.
             sync: False for content that can be had again: quicker, but it may be gone (never
-                wrong) after a power failure.
+                wrong) after a power failure, until somebody calls ``CAS.sync``.
         """
         return BlobWriter(self, expected=expected, size_max=size_max, sync=sync)
 
@@ -251,6 +251,17 @@ class CAS:
         if was_verified:
             self._stamps.record([(_key(name), stamp_of(os.stat(self._file(name))))])
 
+    def sync(self) -> None:
+        """Put on disk whatever was stored so far without ``sync`` (syncfs(2)).
+
+        Raises:
+            StorageFullError: the file system found out only now that it has no space left.
+        """
+        held = self._stamps.take_held()
+        with storage_errors():
+            syncfs(self._scratch.fd)
+        self._stamps.record(held)
+
     def __iter__(self) -> Iterator[Digest]:
         """Every blob, in no order; those that come or go meanwhile may be left out."""
         for part in _FAN_OUT:
@@ -274,10 +285,6 @@ class CAS:
     def scratch_name(self) -> str:
         """A path for an unfinished file."""
         return self._scratch.name()
-
-    def sync(self) -> None:
-        """Put everything on disk that lies on the store's file system."""
-        syncfs(self._scratch.fd)
 
     def adopt(self, name: Digest, source: str | bytes) -> os.stat_result:
         """Move a finished file into place; the caller has hashed and synced it.

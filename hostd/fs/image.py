@@ -14,7 +14,7 @@ import re
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, TypeVar
@@ -34,10 +34,11 @@ from hostd.model import ImageConfig
 
 BIG_FILE_MIN: Final = 16 << 20
 """From this size on a file is served in chunks while it arrives (4 MiB chunks)."""
+MANIFESTS_MAX: Final = 1024
 READERS_MAX: Final = 64
 """Open indexes; each is a mapping of some MiB and the directories that were looked into."""
-TREES_MAX: Final = 4
-"""Whole trees kept in memory for the next build step, about 12 MiB each at 25,000 entries."""
+TREE_ENTRIES_MAX: Final = 150_000
+"""Of whole trees kept in memory for the next build step, about 0.9 KiB each; one tree always is."""
 SOURCE_MTIME_NS: Final = 1_577_836_800_000_000_000
 """2020-01-01: of files from clients. Constant, so that the same source is the same image; after
 1980, so that zip files can hold it."""
@@ -81,28 +82,35 @@ class ImageStore:
         self.root = root
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._manifests: dict[ImageId, ImageManifest] = {}
+        self._manifests: OrderedDict[ImageId, ImageManifest] = OrderedDict()
         self._readers: OrderedDict[ImageId, IndexReader] = OrderedDict()
         self._trees: OrderedDict[ImageId, Tree] = OrderedDict()
 
-    def save(self, tree: Tree, config: ImageConfig, *, python: str | None = None) -> ImageId:
-        """Store an image whose blobs are stored already; it is on disk when this returns.
+    def save(
+        self, tree: Tree, config: ImageConfig, *, python: str | None = None, sync: bool = True
+    ) -> ImageId:
+        """Store an image whose blobs are stored already. The tree must not be changed any more.
 
-        The tree is the store's from now on: nobody may change it.
+        Args:
+            python: version of the interpreter, for the manifest.
+            sync: the image is on disk when this returns; False leaves that to a later
+                ``CAS.sync``, for steps on the way to an image. A power failure may then cost the
+                image (``manifest`` or ``open_index`` say so), but gives no wrong one.
 
         Raises:
             InvalidError: the tree cannot be an image.
             StorageFullError: no space is left.
         """
         data = write_index(tree)
-        manifest = _manifest(tree, self.cas.put_bytes(data), len(data), config, python)
+        index = self.cas.put_bytes(data, sync=sync)
+        manifest = _manifest(tree, index, len(data), config, python)
         text = msgspec.json.encode(manifest, order="deterministic")
         name = image_id(blake3(text).digest())
-        if not self._path(name).exists():
-            self._write(name, text)
+        if _content_of(self._path(name)) != text:
+            self._write(name, text, sync=sync)
         with self._lock:
-            self._manifests[name] = manifest
-            _remember(self._trees, name, tree, TREES_MAX)
+            _remember(self._manifests, name, manifest, MANIFESTS_MAX)
+            self._remember_tree(name, tree)
         return name
 
     def manifest(self, name: ImageId) -> ImageManifest:
@@ -114,7 +122,9 @@ class ImageStore:
         """
         known = self._manifests.get(name)
         if known is None:
-            known = self._manifests[name] = self._read(name)
+            known = self._read(name)
+            with self._lock:
+                _remember(self._manifests, name, known, MANIFESTS_MAX)
         return known
 
     def index_path(self, name: ImageId) -> Path:
@@ -129,12 +139,13 @@ class ImageStore:
             BlobMissingError: its index is gone.
             BlobCorruptError: its index is damaged, and is in quarantine now.
         """
+        index = Digest(self.manifest(name).index)
         with self._lock:
             reader = self._readers.get(name)
-            if reader is not None:
-                self._readers.move_to_end(name)
-                return reader
-        os.close(self.cas.open(Digest(self.manifest(name).index)))
+        # The reader maps the file: what happens to the file happens to the reader.
+        if reader is not None and self.cas.is_verified(index):
+            return reader
+        os.close(self.cas.open(index))
         reader = IndexReader(self.index_path(name))
         with self._lock:
             _remember(self._readers, name, reader, READERS_MAX)
@@ -149,7 +160,7 @@ class ImageStore:
                 return tree
         tree = self.open_index(name).to_tree()
         with self._lock:
-            _remember(self._trees, name, tree, TREES_MAX)
+            self._remember_tree(name, tree)
         return tree
 
     def blobs(self, name: ImageId) -> Iterator[Digest]:
@@ -228,18 +239,29 @@ class ImageStore:
             ImageId(path.stem) for path in self.root.glob("im-*.json") if _ID.fullmatch(path.stem)
         )
 
+    def _remember_tree(self, name: ImageId, tree: Tree) -> None:
+        trees = self._trees
+        _remember(trees, name, tree, len(trees) + 1)
+        room = TREE_ENTRIES_MAX
+        for other in reversed(list(trees)):
+            manifest = self._manifests.get(other)
+            room -= manifest.entries if manifest is not None else room
+            if room < 0 and other != name:
+                del trees[other]
+
     def _path(self, name: ImageId) -> Path:
         if _ID.fullmatch(name) is None:
             raise NotFoundError(f"image {name!r} is not an id of an image")
         return self.root / f"{name}.json"
 
-    def _write(self, name: ImageId, text: bytes) -> None:
+    def _write(self, name: ImageId, text: bytes, *, sync: bool) -> None:
         temporary = self.cas.scratch_name()
         with storage_errors():
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 os.write(fd, text)
-                os.fdatasync(fd)
+                if sync:
+                    os.fdatasync(fd)
                 os.rename(temporary, self._path(name))
             except OSError:
                 with suppress(FileNotFoundError):
@@ -247,14 +269,14 @@ class ImageStore:
                 raise
             finally:
                 os.close(fd)
-            sync_directory(str(self.root))
+            if sync:
+                sync_directory(str(self.root))
 
     def _read(self, name: ImageId) -> ImageManifest:
         path = self._path(name)
-        try:
-            text = path.read_bytes()
-        except FileNotFoundError:
-            raise NotFoundError(f"image {name} is not on this host") from None
+        text = _content_of(path)
+        if text is None:
+            raise NotFoundError(f"image {name} is not on this host")
         if image_id(blake3(text).digest()) != name:
             path.replace(self.root / f"{name}.damaged")
             raise BlobCorruptError(
@@ -262,6 +284,13 @@ class ImageStore:
                 hint="build the image again",
             )
         return msgspec.json.decode(text, type=ImageManifest)
+
+
+def _content_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _remember(cache: OrderedDict[ImageId, _V], name: ImageId, value: _V, limit: int) -> None:
@@ -274,26 +303,36 @@ def _remember(cache: OrderedDict[ImageId, _V], name: ImageId, value: _V, limit: 
 def _manifest(
     tree: Tree, index: Digest, index_bytes: int, config: ImageConfig, python: str | None
 ) -> ImageManifest:
-    files: dict[int, Node] = {}
-    entries = -1
-    for _, node in tree.walk():
-        entries += 1
-        if stat.S_ISREG(node.mode):
-            files[id(node)] = node
-    sizes = {
-        node.digest: node.size for node in files.values() if node.digest and is_file_with_blob(node)
-    }
-    big = sorted((digest, size) for digest, size in sizes.items() if size >= BIG_FILE_MIN)
+    entries, files = _files(tree.root)
+    sizes = {node.digest: node.size for node in files if is_file_with_blob(node)}
+    big = sorted((d, size) for d, size in sizes.items() if d is not None and size >= BIG_FILE_MIN)
     return ImageManifest(
         index=index,
         index_bytes=index_bytes,
         entries=entries,
-        size_bytes=sum(node.size for node in files.values()),
+        size_bytes=sum(node.size for node in files),
         blobs=len(sizes),
         big_files=tuple(BigFile(digest=digest, size_bytes=size) for digest, size in big),
         config=config,
         python=python,
     )
+
+
+def _files(root: Node) -> tuple[int, Collection[Node]]:
+    """How many names there are below, and every regular file once."""
+    files: dict[int, Node] = {}
+    entries = 0
+    stack = [root]
+    while stack:
+        children = stack.pop().children
+        entries += len(children)
+        for node in children.values():
+            kind = node.mode & 0o170000
+            if kind == stat.S_IFREG:
+                files[id(node)] = node
+            elif kind == stat.S_IFDIR:
+                stack.append(node)
+    return entries, files.values()
 
 
 def _settled(node: Node, below: Node | None) -> Node:

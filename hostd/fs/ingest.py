@@ -42,22 +42,30 @@ _REFUSED: Final = ("trusted.overlay.metacopy", "trusted.overlay.redirect")
 _OPAQUE: Final = "trusted.overlay.opaque"
 
 
-def ingest_directory(path: Path, cas: CAS, *, move: bool = False) -> Tree:
-    """The tree below a directory; its blobs are stored and on disk when this returns.
+def ingest_directory(path: Path, cas: CAS, *, move: bool = False, sync: bool = True) -> Tree:
+    """The tree below a directory; its blobs are stored when this returns.
 
     Args:
         move: the files become blobs themselves; the directory is of no use afterwards.
+        sync: and they are on disk; False leaves that to a later ``CAS.sync``.
 
     Raises:
         StorageFullError: no space is left.
         ConflictError: a file changed meanwhile.
         InvalidError: directories nest deeper than 256.
     """
-    return Tree(_walk(path, cas, move=move, is_upper=False, drop=frozenset()).root)
+    with Batch(cas, move=move, sync=sync) as batch:
+        return Tree(_walk(path, batch, is_upper=False, drop=frozenset()).root)
 
 
 def apply_upper(
-    parent: Tree, upper: Path, cas: CAS, *, drop: Collection[bytes] = (), move: bool = True
+    parent: Tree,
+    upper: Path,
+    cas: CAS,
+    *,
+    drop: Collection[bytes] = (),
+    move: bool = True,
+    sync: bool = True,
 ) -> Tree:
     """What a reader of the overlay saw at its end: the parent with the upper directory's changes.
 
@@ -65,13 +73,15 @@ def apply_upper(
         drop: absolute paths that the step's own mounts made (``/etc/resolv.conf``, …); what the
             upper has there is ignored, and so is the trace in the mtime of the directory above.
         move: the upper's files become blobs themselves; it is of no use afterwards.
+        sync: new blobs are on disk when this returns; False leaves that to a later ``CAS.sync``.
 
     Raises:
         StorageFullError: no space is left.
         ConflictError: a file changed meanwhile: something still runs in the container.
         InvalidError: the overlay was mounted with redirects or metacopy, or nests too deep.
     """
-    walk = _walk(upper, cas, move=move, is_upper=True, drop=frozenset(drop))
+    with Batch(cas, move=move, sync=sync) as batch:
+        walk = _walk(upper, batch, is_upper=True, drop=frozenset(drop))
     layer = Tree(walk.root)
     for path in sorted(walk.disturbed):
         _calm(layer, path, parent)
@@ -196,11 +206,10 @@ class _Walk:
         return node
 
 
-def _walk(path: Path, cas: CAS, *, move: bool, is_upper: bool, drop: frozenset[bytes]) -> _Walk:
-    with Batch(cas, move=move) as batch:
-        walk = _Walk(batch, is_upper=is_upper, drop=drop)
-        walk.start(os.fsencode(path))
-        batch.commit()
+def _walk(path: Path, batch: Batch, *, is_upper: bool, drop: frozenset[bytes]) -> _Walk:
+    walk = _Walk(batch, is_upper=is_upper, drop=drop)
+    walk.start(os.fsencode(path))
+    batch.commit()
     return walk
 
 

@@ -42,6 +42,7 @@ class Stamps:
         self._lock = threading.Lock()
         self._known: dict[bytes, bytes] | None = None
         self._here: set[bytes] = set()
+        self._held: list[tuple[bytes, bytes]] = []
 
     def is_verified(self, key: bytes, stamp: bytes) -> bool:
         """Whether some process found these very bytes whole."""
@@ -54,15 +55,24 @@ class Stamps:
     def record(self, pairs: Iterable[tuple[bytes, bytes]], *, persist: bool = True) -> None:
         """Note stamps of blobs that this process has just hashed (or written).
 
-        ``persist=False`` is for blobs that were not synced: their stamps end with this process.
+        ``persist=False`` is for blobs that were not synced: their stamps end with this process,
+        unless whoever syncs takes them with ``take_held`` before and records them after it.
         """
         pairs = list(pairs)
         known = self._load()
         with self._lock:
             known.update(pairs)
             self._here.update(key for key, _ in pairs)
-            if persist:
+            if not persist:
+                self._held += pairs
+            elif pairs:
                 self._append(b"".join(key + stamp for key, stamp in pairs))
+
+    def take_held(self) -> list[tuple[bytes, bytes]]:
+        """The stamps of what was not synced so far; they are the caller's now."""
+        with self._lock:
+            held, self._held = self._held, []
+        return held
 
     def forget(self, key: bytes) -> None:
         """The blob is gone or damaged."""

@@ -15,6 +15,7 @@ import pytest
 
 from hostd.errors import ConflictError, InvalidError
 from hostd.fs import CAS, Node, Tree, apply_upper, ingest_directory
+from hostd.fs.batch import FILES_MAX
 from hostd.fs.erofs import write_index
 from hostd.fs.mounting import OverlayLayers, mount_erofs, mount_overlay, unmount
 from hostd.fs.tree import differences
@@ -262,8 +263,9 @@ def test_an_upper_with_a_renamed_directory_is_refused(bench: Bench):
 
 def test_a_file_that_something_still_writes_to_is_refused(bench: Bench):
     with bench.mounted() as merged:
-        (merged / "x").write_bytes(b"x" * 5000)
-    writer = (bench.upper / "x").open("r+b")
+        for number in range(FILES_MAX + 1):
+            (merged / f"x{number}").write_bytes(b"%d" % number * 5000)
+    writer = (bench.upper / "x3").open("r+b")
     sync = bench.cas.sync
 
     def write_then_sync() -> None:

@@ -17,7 +17,7 @@ from hostd.fs.cas import CAS
 from hostd.fs.image import BIG_FILE_MIN, READERS_MAX, SOURCE_MTIME_NS, BigFile, ImageStore
 from hostd.fs.index import IndexReader
 from hostd.fs.tree import Tree, blob_file, differences, directory, small_file, symlink
-from hostd.ids import ImageId, digest
+from hostd.ids import Digest, ImageId, digest
 from hostd.model import ImageConfig
 
 CONFIG = ImageConfig(env={"B": "2", "A": "1"}, cmd=("sh",))
@@ -96,6 +96,13 @@ def test_a_damaged_manifest_is_set_aside(images: ImageStore):
     assert again(images).manifest(name).config == CONFIG
 
 
+def test_saving_again_heals_a_damaged_manifest(images: ImageStore):
+    name = images.save(tree_with(images, a=b"a"), CONFIG)
+    (images.root / f"{name}.json").write_bytes(b"{}")
+    assert images.save(tree_with(images, a=b"a"), CONFIG) == name
+    assert again(images).manifest(name).config == CONFIG
+
+
 def test_a_damaged_index_is_not_opened(images: ImageStore):
     name = images.save(tree_with(images, a=b"a"), CONFIG)
     path = images.index_path(name)
@@ -108,6 +115,38 @@ def test_a_damaged_index_is_not_opened(images: ImageStore):
         later.open_index(name)
     with pytest.raises(BlobMissingError):
         later.open_index(name)
+
+
+def test_an_index_that_is_damaged_while_it_is_open_is_noticed(images: ImageStore):
+    name = images.save(tree_with(images, a=b"a"), CONFIG)
+    images.open_index(name)
+    path = images.index_path(name)
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.seek(1200)
+        file.write(b"\xff")
+    with pytest.raises(BlobCorruptError):
+        images.open_index(name)
+
+
+def test_an_unsynced_image_is_there_and_a_later_sync_covers_it(images: ImageStore):
+    name = images.save(tree_with(images, a=b"a" * 2000), CONFIG, sync=False)
+    index = Digest(images.manifest(name).index)
+    assert images.cas.is_verified(index)
+    assert not again(images).cas.is_verified(index)
+    images.cas.sync()
+    assert again(images).cas.is_verified(index)
+    assert again(images).manifest(name).entries == 1
+
+
+def test_trees_in_memory_are_bounded_by_their_entries(
+    images: ImageStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("hostd.fs.image.TREE_ENTRIES_MAX", 3)
+    trees = [tree_with(images, a=b"%d" % number, b=b"b") for number in range(3)]
+    names = [images.save(tree, CONFIG) for tree in trees]
+    assert images.tree(names[2]) is trees[2]
+    assert images.tree(names[0]) is not trees[0]
 
 
 def test_a_deleted_image_is_gone_and_its_blobs_are_unused(images: ImageStore):
