@@ -192,7 +192,7 @@ class Engine:
             if pool.queued:
                 self.fleet.scale_soon(pool)
         elif pool.queued:
-            depth = 2 if pool.is_fast else 1
+            depth = pool.depth
             while pool.queued and len(container.in_flight) < depth:
                 self._send(container, pool.dequeue(), now_us)
         elif not container.in_flight:
@@ -392,7 +392,8 @@ class Engine:
         stuck = pool.stuck(self._clock.monotonic_us())
         if stuck:
             pool.note_slow()
-        for container, token in stuck:
+        # Backwards: they go to the front of the line and keep their order.
+        for container, token in reversed(stuck):
             self._take_back(container, token)
         self.pump(pool)
         if pool.stuck_timer is None and pool.has_waiting_ahead():
