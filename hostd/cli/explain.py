@@ -34,5 +34,15 @@ def command(settings: Settings, id: str) -> None:
         # The waterfall has the phases, with their bars.
         if line.split(maxsplit=1)[:1] not in [[phase] for phase in explanation["phases_us"]]:
             print(f"  {plain(line)}")
-    for line in waterfall(explanation["phases_us"], explanation["wall_us"]):
+    lines = waterfall(explanation["phases_us"], explanation["wall_us"])
+    if lines and (count := _inputs(settings, explanation["id"])) > 1:
+        print(f"  the first of {count} inputs:")
+    for line in lines:
         print(f"  {line}")
+
+
+def _inputs(settings: Settings, ref: str) -> int:
+    """How many inputs a call has: the waterfall shows one."""
+    if not ref.startswith("fc-"):
+        return 1
+    return int(settings.request("GET", f"/api/v1/calls/{quote(ref, safe='')}")["inputs_total"])

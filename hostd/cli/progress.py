@@ -51,7 +51,7 @@ class Progress:
         """Say what a build does; an image whose steps were all cached is one line."""
         kind = event["kind"]
         number = event.get("step", 0)
-        if event["seq"] <= 1 or not self._build_began:
+        if not self._build_began:
             self._begin_build()
         if kind in ("step", "cached"):
             self._steps[number] = event.get("text") or self._steps.get(number, "")

@@ -20,7 +20,7 @@ BUILD = [
 
 
 def feed(progress, events, image=1, images=1):
-    for seq, event in enumerate(events, 1):
+    for seq, event in enumerate(events):
         progress.building({"seq": seq, "at_us": seq, **event}, image, images)
 
 

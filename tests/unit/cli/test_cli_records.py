@@ -176,7 +176,8 @@ def test_explain_prints_the_sentence_and_then_the_waterfall(hostctl):
     assert status == 0
     assert lines[0] == EXPLANATION.sentence
     assert lines[1] == "  detail \\x1b[2J"
-    assert [line.split()[0] for line in lines[2:]] == ["queue", "import", "run", "wall"]
+    assert lines[2] == "  the first of 8 inputs:"
+    assert [line.split()[0] for line in lines[3:]] == ["queue", "import", "run", "wall"]
     assert hostctl("why", "fc-1")[1] == out
 
 
