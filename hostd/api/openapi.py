@@ -21,7 +21,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     types += [t for route in routes for t in (route.request, route.reply) if t is not None]
     unique = list(dict.fromkeys(types))
     schemas, components = msgspec.json.schema_components(
-        unique, ref_template="#/components/schemas/{name}"
+        unique, schema_hook=_anything, ref_template="#/components/schemas/{name}"
     )
     by_type = dict(zip(unique, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -40,6 +40,13 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         },
         "security": [{"token": []}],
     }
+
+
+def _anything(kind: type) -> dict[str, Any]:
+    """The schema of ``object``, the one type of the records that msgspec does not know."""
+    if kind is not object:
+        raise NotImplementedError(kind)
+    return {"description": "any JSON value"}
 
 
 def _operation(route: Route, by_type: dict[Any, Any]) -> dict[str, Any]:
