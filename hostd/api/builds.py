@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 from aiohttp import web
 
 from hostd.api.routes import body_of, line_of, start_lines
@@ -13,8 +15,10 @@ async def build_image(request: web.Request) -> web.StreamResponse:
     """POST /api/v1/builds: JSON lines of BuildEvent; identical builds at once share one log."""
     wanted = await body_of(request, BuildRequest)
     build = services_of(request).builder.build(wanted)
-    response = await start_lines(request)
-    async for event in build.events():
-        await response.write(line_of(event))
+    response = await start_lines(request, {"Hostd-Build": build.id})
+    # Closed at once when the client goes: a build goes on only while somebody reads its log.
+    async with aclosing(build.events()) as events:
+        async for event in events:
+            await response.write(line_of(event))
     await response.write_eof()
     return response

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
 from aiohttp import web
 
 from hostd.api.calls import number_of
 from hostd.api.routes import line_of, start_lines
-from hostd.api.services import services_of
+from hostd.api.services import Services, services_of
+from hostd.ids import BuildId
+from hostd.model import LogLine
 
 TAIL_DEFAULT = 100
 TAIL_MAX = 1_000_000
+
+
+BUILD_PREFIX = "bu-"
+
+
+async def _build_lines(services: Services, build_id: str) -> AsyncIterator[LogLine]:
+    """The log of one of the last builds, to its end."""
+    build = services.builder.find(BuildId(build_id))
+    async with aclosing(build.events()) as events:
+        async for event in events:
+            if event.kind in ("step", "line", "cached"):
+                yield LogLine(
+                    at_us=event.at_us,
+                    container_id=build_id,
+                    stream=event.stream if event.kind == "line" else "system",
+                    text=event.text,
+                )
 
 
 async def read_logs(request: web.Request) -> web.StreamResponse:
@@ -17,7 +39,12 @@ async def read_logs(request: web.Request) -> web.StreamResponse:
     services = services_of(request)
     tail = number_of(request, "tail", TAIL_DEFAULT, TAIL_MAX)
     follow = request.query.get("follow") == "1"
-    lines = services.logs.read(request.match_info["id"], tail=tail, follow=follow)
+    ident = request.match_info["id"]
+    lines = (
+        _build_lines(services, ident)
+        if ident.startswith(BUILD_PREFIX)
+        else services.logs.read(ident, tail=tail, follow=follow)
+    )
     first = await anext(lines, None)  # Raises NotFoundError before the reply begins.
     response = await start_lines(request)
     if first is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 
@@ -53,9 +53,11 @@ async def body_of(request: web.Request, record: type[R]) -> R:
     return msgspec.json.decode(await request.read(), type=record)
 
 
-async def start_lines(request: web.Request) -> web.StreamResponse:
+async def start_lines(
+    request: web.Request, headers: Mapping[str, str] | None = None
+) -> web.StreamResponse:
     """Begin a reply of JSON lines (application/x-ndjson) that are sent as they come."""
-    response = web.StreamResponse(headers={"Cache-Control": "no-store"})
+    response = web.StreamResponse(headers={"Cache-Control": "no-store", **(headers or {})})
     response.content_type = "application/x-ndjson"
     await response.prepare(request)
     return response
