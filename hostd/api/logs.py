@@ -17,7 +17,7 @@ TAIL_DEFAULT = 100
 TAIL_MAX = 1_000_000
 
 
-BUILD_PREFIX = "bu-"
+BUILD_PREFIX = "bd-"
 
 
 async def _build_lines(services: Services, build_id: str) -> AsyncIterator[LogLine]:

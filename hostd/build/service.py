@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import shutil
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from hostd.build.eventlog import EventLog
@@ -66,7 +66,7 @@ class Build:
         self._timer: asyncio.TimerHandle | None = None
         self.is_abandoned = False
 
-    async def events(self, after: int = 0) -> AsyncIterator[BuildEvent]:
+    async def events(self, after: int = 0) -> AsyncGenerator[BuildEvent, None]:
         """Events from number ``after`` on; ends after ``done`` or ``failed``.
 
         Close the iterator (``contextlib.aclosing``) when you stop early: the build counts it as a
