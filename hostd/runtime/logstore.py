@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -321,7 +321,9 @@ class LogStore:
 
     # --- reading -------------------------------------------------------------------------------
 
-    async def read(self, ident: str, *, tail: int, follow: bool = False) -> AsyncIterator[LogLine]:
+    async def read(
+        self, ident: str, *, tail: int, follow: bool = False
+    ) -> AsyncGenerator[LogLine, None]:
         """The last lines of an app, container or call; then new ones until it ends.
 
         Every line appears once. A reader that is too slow gets a ``system`` line with the number of

@@ -15,8 +15,8 @@ from hostd.scheduler.calls import Call, CallState, Input, InputPhase
 from hostd.scheduler.dispatch import Container, Pool
 from hostd.scheduler.waterfall import LAUNCH_PHASES
 
-LINE_MAX = 10_000
-"""Waiting inputs that are looked through to find a place in line."""
+LINE_MAX = 1_000
+"""Waiting inputs that are looked through to find a place in line, for each call of a list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

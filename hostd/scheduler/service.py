@@ -150,13 +150,9 @@ class Scheduler:
             app.sinks.append(sink)
 
     def stop_app(self, app_id: AppId, reason: str) -> None:
-        """Cancel an app's calls and end its containers; nothing when it has stopped already.
-
-        Raises:
-            NotFoundError: there is no such app.
-        """
-        app = self._engine.apps.find(app_id)
-        if not app.is_running:
+        """Cancel an app's calls and end its containers; nothing when it does not run (any more)."""
+        app = self._engine.apps.running.get(app_id)
+        if app is None:
             return
         self._end_calls(app, CancelledError(f"app {app.name} was stopped: {reason}"))
         for pool in app.pools.values():

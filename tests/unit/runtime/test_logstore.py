@@ -206,7 +206,7 @@ async def test_lines_written_while_the_tail_is_read_come_once(
                     written += 1
                 seen.append(await anext(reader))
             assert [int(each.text) for each in seen] == list(range(written))
-            await reader.aclose()  # type: ignore[attr-defined]
+            await reader.aclose()
 
 
 async def test_reader_that_leaves_is_forgotten(opened: Opener, times: Iterator[int]) -> None:

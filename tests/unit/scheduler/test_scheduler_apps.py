@@ -45,8 +45,7 @@ async def test_stopped_app_takes_no_calls_and_starts_nothing(one: ClusterOfOne) 
     assert len(one.launcher.containers) == 1
     with pytest.raises(ConflictError):
         one.scheduler.attach(one.app_id, RecordingSink())
-    with pytest.raises(NotFoundError):
-        one.scheduler.stop_app(AppId("ap-none"), "test")
+    one.scheduler.stop_app(AppId("ap-none"), "its client came too late")
 
 
 async def test_waiting_retries_of_a_stopped_app_do_not_run(one: ClusterOfOne) -> None:
