@@ -6,7 +6,6 @@ Prints one JSON line: medians in ms, phases in us. Baseline of the same run: the
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import json
 import logging
@@ -118,29 +117,14 @@ def interpreter_alone() -> list[float]:
 
 async def main() -> None:
     with tempfile.TemporaryDirectory(dir=support.CACHE) as directory:
-        top = Path(directory)
-        bare = interpreter_alone()
-        _, image = support.copy_base_image(top)
-        run_dir = Path(tempfile.mkdtemp(prefix="hostd-bench-"))
-        host = support.LauncherHost(run_dir, support.StoredImage(top, image))
-        await host.runtime.start()
-        await host.fs.start()
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                serving = tasks.create_task(host.fs.run())
-                launching = tasks.create_task(host.launcher.run())
-                figures = await measure(host)
-                figures.update(await warm(host, 3000))
-                figures["hundred_answered_s"] = round(await many(host, 100), 2)
-                launching.cancel()
-                await asyncio.wait({launching})
-                serving.cancel()
-        finally:
-            await host.fs.close()
-            await host.runtime.close()
-        figures["interpreter_alone_ms"] = round(statistics.median(bare), 1)
-        figures["oci"] = host.config.runtime.oci
-        print(json.dumps(figures))
+        _, image = support.copy_base_image(Path(directory))
+        alone = interpreter_alone()
+        async with support.running_host(support.StoredImage(Path(directory), image)) as host:
+            figures = await measure(host)
+            figures.update(await warm(host, 3000))
+            figures["hundred_answered_s"] = round(await many(host, 100), 2)
+    figures["interpreter_alone_ms"] = round(statistics.median(alone), 1)
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -219,27 +220,34 @@ class LauncherHost:
         await until(lambda: not self.launcher.statistics().containers)
 
 
+@asynccontextmanager
+async def running_host(stored: StoredImage) -> AsyncIterator[LauncherHost]:
+    """A host that is up; nothing of it may be left afterwards."""
+    async with AsyncExitStack() as stack:
+        run_dir = Path(tempfile.mkdtemp(prefix="hostd-launcher-"))
+        stack.callback(shutil.rmtree, run_dir, ignore_errors=True)
+        host = LauncherHost(run_dir, stored)
+        stack.push_async_callback(host.runtime.close)
+        await host.runtime.start()
+        stack.push_async_callback(host.fs.close)
+        await host.fs.start()
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(host.fs.run())
+            launching = tasks.create_task(host.launcher.run())
+            yield host
+            launching.cancel()
+            await asyncio.wait({launching})
+            serving.cancel()
+        assert host.launcher.statistics().containers == 0
+        assert host.fs.statistics().rootfs == 0
+    assert str(run_dir) not in Path("/proc/self/mountinfo").read_text()
+
+
 @pytest.fixture
 async def host(stored: StoredImage) -> AsyncIterator[LauncherHost]:
-    """A host that is up; nothing of it may be left afterwards."""
-    run_dir = Path(tempfile.mkdtemp(prefix="hostd-launcher-"))
-    host = LauncherHost(run_dir, stored)
-    await host.runtime.start()
-    await host.fs.start()
-    async with asyncio.TaskGroup() as tasks:
-        serving = tasks.create_task(host.fs.run())
-        launching = tasks.create_task(host.launcher.run())
+    """A host that is up."""
+    async with running_host(stored) as host:
         yield host
-        launching.cancel()
-        await asyncio.wait({launching})
-        serving.cancel()
-    assert host.launcher.statistics().containers == 0
-    assert host.fs.statistics().rootfs == 0
-    await host.fs.close()
-    await host.runtime.close()
-    mounts = Path("/proc/self/mountinfo").read_text()
-    assert str(run_dir) not in mounts
-    shutil.rmtree(run_dir)
 
 
 async def until(holds: Callable[[], object]) -> None:
