@@ -75,13 +75,16 @@ class Batch:
                     os.unlink(pending.path)
         self._pending.clear()
 
-    def add(self, fd: int, status: os.stat_result, path: bytes) -> Digest:
+    def add(
+        self, fd: int, status: os.stat_result, path: bytes, *, has_xattrs: bool = True
+    ) -> Digest:
         """The digest of an open regular file, which will be stored from ``path`` at ``commit``.
 
         Args:
             fd: open for reading; stays the caller's.
             status: of the descriptor, from before anything was read.
             path: where the file lies, for the rename.
+            has_xattrs: False if the file is known to have no extended attributes.
         """
         size = status.st_size
         self.bytes_seen += size
@@ -93,15 +96,15 @@ class Batch:
             name = digest(hash_fd(fd, status))
         if name in self._pending or self._cas.is_verified(name):
             return name
+        if self._move:
+            _make_plain(fd, status, has_xattrs=has_xattrs)
+            self._pending[name] = _Pending(path, _facts(status), is_copy=False)
+            return name
         with storage_errors():
-            if self._move:
-                _make_plain(fd, status)
-                pending = _Pending(path, _facts(status), is_copy=False)
-            elif data is None:
-                pending = self._copied(name, fd, status, path)
+            if data is None:
+                self._pending[name] = self._copied(name, fd, status, path)
             else:
-                pending = self._written(data)
-        self._pending[name] = pending
+                self._pending[name] = self._written(data)
         return name
 
     def commit(self) -> None:
@@ -233,13 +236,13 @@ def _facts(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _make_plain(fd: int, status: os.stat_result) -> None:
+def _make_plain(fd: int, status: os.stat_result, *, has_xattrs: bool) -> None:
     """Take owner, permissions and attributes from a file that becomes a blob."""
     if status.st_uid or status.st_gid:
         os.fchown(fd, 0, 0)
     if status.st_mode & 0o7777 != BLOB_MODE:
         os.fchmod(fd, BLOB_MODE)
-    for name in os.listxattr(fd):
+    for name in os.listxattr(fd) if has_xattrs else ():
         with suppress(OSError):
             os.removexattr(fd, name)
 

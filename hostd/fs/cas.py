@@ -199,11 +199,14 @@ class CAS:
 
     def is_verified(self, name: Digest) -> bool:
         """Whether the blob is here and this very file was found whole before; hashes nothing."""
+        key = _key(name)
+        if not self._stamps.is_known(key):
+            return False
         try:
             status = os.stat(self._file(name))
         except FileNotFoundError:
             return False
-        return self._stamps.is_verified(_key(name), stamp_of(status))
+        return self._stamps.is_verified(key, stamp_of(status))
 
     def invalid(self, digests: Iterable[Digest]) -> list[Digest]:
         """Those that are missing, or damaged and therefore in quarantine now.

@@ -161,7 +161,7 @@ class _Walk:
         digest: Digest | None = None
         inline: bytes | None = None
         if status.st_size > INLINE_MAX:
-            digest = self.batch.add(fd, status, real)
+            digest = self.batch.add(fd, status, real, has_xattrs=bool(names))
         else:
             inline = os.read(fd, INLINE_MAX + 1)
         node = Node(

@@ -44,6 +44,10 @@ class Stamps:
         self._here: set[bytes] = set()
         self._held: list[tuple[bytes, bytes]] = []
 
+    def is_known(self, key: bytes) -> bool:
+        """Whether there is any stamp of this blob: without one it needs no look at its file."""
+        return key in self._load()
+
     def is_verified(self, key: bytes, stamp: bytes) -> bool:
         """Whether some process found these very bytes whole."""
         return self._load().get(key) == stamp

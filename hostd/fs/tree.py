@@ -60,6 +60,11 @@ class Node(msgspec.Struct, frozen=True, eq=False, gc=False, kw_only=True):
     packed: object = None
     """Directories: what ``erofs.py`` keeps to write the same children again; not for others."""
 
+    def __repr__(self) -> str:
+        """Short: a node may stand for a whole tree."""
+        content = self.digest or self.target or f"{len(self.children)} children"
+        return f"<Node {self.mode:o} {self.uid}:{self.gid} {self.size} bytes, {content!r}>"
+
     @property
     def is_dir(self) -> bool:
         """Whether it is a directory."""
