@@ -30,6 +30,7 @@ from hostd.scheduler.allocation import LAUNCHING, Advanced, BecameReady, Phase
 from hostd.scheduler.answers import Answers
 from hostd.scheduler.apps import Apps
 from hostd.scheduler.calls import Call, Cause, Input, InputPhase
+from hostd.scheduler.capacity import Resources
 from hostd.scheduler.dispatch import Container, Pool
 from hostd.scheduler.explain import span
 from hostd.scheduler.fleet import Fleet
@@ -64,6 +65,7 @@ class Engine:
         clock: Clock,
         timers: Timers,
         limits: LimitsConfig,
+        capacity: Resources,
         starts_max: int,
         history: History | None,
         logs: LogWriter | None,
@@ -82,6 +84,7 @@ class Engine:
             clock=clock,
             timers=timers,
             limits=limits,
+            capacity=capacity,
             starts_max=starts_max,
             announce=self.apps.announce,
             logs=logs,

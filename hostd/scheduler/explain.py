@@ -12,6 +12,7 @@ from itertools import islice
 from hostd.model import CallInfo, ContainerInfo, Explanation
 from hostd.scheduler.allocation import tell
 from hostd.scheduler.calls import Call, CallState, Input, InputPhase
+from hostd.scheduler.capacity import Resources, demand_of
 from hostd.scheduler.dispatch import Container, Pool
 from hostd.scheduler.waterfall import LAUNCH_PHASES
 
@@ -26,6 +27,8 @@ class HostView:
     now_us: int
     containers: int
     containers_max: int
+    room: Resources
+    capacity: Resources
     starting: int
     starts_max: int
 
@@ -172,6 +175,9 @@ def why_pool_waits(pool: Pool, host: HostView) -> str:
             f"this host runs {host.containers} containers, limits.containers_max ="
             f" {host.containers_max}, and none of them can be ended for it"
         )
+    if pool.is_held_by == "capacity":
+        need = demand_of(pool.function.spec)
+        return f"it needs {need}; of this host's {host.capacity} there is {host.room} left"
     if pool.is_held_by == "starts":
         return f"{host.starting} containers are starting, at most {host.starts_max} may at a time"
     if pool.stopping and not pool.ready:

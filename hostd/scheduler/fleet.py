@@ -39,6 +39,7 @@ from hostd.scheduler.allocation import (
 )
 from hostd.scheduler.autoscaler import START_FAILURES_MAX, backoff_us
 from hostd.scheduler.calls import Input
+from hostd.scheduler.capacity import NOTHING, Resources, demand_of
 from hostd.scheduler.dispatch import Container, Pool
 from hostd.scheduler.ports import ContainerEvents, ContainerLauncher, LogWriter, Timers
 
@@ -64,7 +65,7 @@ _MAY_PASS = (
 class Fleet:
     """Every container of this host that has not ended."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works with, handed in by the engine
         self,
         *,
         launcher: ContainerLauncher,
@@ -72,6 +73,7 @@ class Fleet:
         clock: Clock,
         timers: Timers,
         limits: LimitsConfig,
+        capacity: Resources,
         starts_max: int,
         announce: Callable[[Container, str], None],
         logs: LogWriter | None,
@@ -83,6 +85,9 @@ class Fleet:
         self._announce = announce
         self._logs = logs
         self.containers_max = limits.containers_max
+        self.capacity = capacity
+        self.promised = NOTHING
+        """To all containers together."""
         self.starts_max = starts_max
         """Containers that start at the same time: more would only slow each other down."""
         self.containers: dict[ContainerId, Container] = {}
@@ -132,31 +137,37 @@ class Fleet:
             pool.is_held_by = "backoff"
             self._scale_later(pool, (pool.retry_start_us - now_us) / 1e6)
             return
-        while missing and not (held_by := self._obstacle()):
+        while missing and not (held_by := self._obstacle(pool)):
             self._launch(pool, now_us)
             missing -= 1
         if missing:
             pool.is_held_by = held_by
             self._held[pool.function.id] = pool
-            if held_by == "host":
+            if held_by in ("host", "capacity"):
                 self._make_room(pool, missing)
         else:
             self._held.pop(pool.function.id, None)
         if pool.queued:
             self._scale_later(pool, RESCALE_S)
 
-    def _obstacle(self) -> str:
-        """Why no container may be started now; empty: one may."""
+    def _obstacle(self, pool: Pool) -> str:
+        """Why no container of this function may be started now; empty: one may."""
         if len(self.containers) >= self.containers_max:
             return "host"
+        if not demand_of(pool.function.spec).fits(self.room):
+            return "capacity"
         return "starts" if self.starting >= self.starts_max else ""
 
     def serve_held(self) -> None:
         """A place became free: let those have it who have nothing, then those who wait longest."""
-        if not self._held or self._obstacle():
-            return
         for pool in sorted(self._held.values(), key=_urgency):
-            self.scale(pool)
+            if not self._obstacle(pool):
+                self.scale(pool)
+
+    @property
+    def room(self) -> Resources:
+        """What the host has and promised to nobody."""
+        return self.capacity.minus(self.promised)
 
     def _make_room(self, pool: Pool, missing: int) -> None:
         """End idle containers of other functions, the longest idle first; or a busy one, gently."""
@@ -192,6 +203,7 @@ class Fleet:
         container_id = ContainerId(new_id("ct"))
         container = Container(container_id, pool, now_us=now_us, wall_us=self._clock.wall_us())
         self.containers[container_id] = container
+        self.promised = self.promised.plus(demand_of(pool.function.spec))
         self.starting += 1
         self.started += 1
         pool.launched(container)
@@ -268,6 +280,7 @@ class Fleet:
         for timer in container.timers():
             timer.cancel()
         del self.containers[container.id]
+        self.promised = self.promised.minus(demand_of(container.pool.function.spec))
         if not self.containers:
             self._empty.set()
         return entries

@@ -58,6 +58,8 @@ class Lookup:
             now_us=self._clock.monotonic_us(),
             containers=len(fleet.containers),
             containers_max=fleet.containers_max,
+            room=fleet.room,
+            capacity=fleet.capacity,
             starting=fleet.starting,
             starts_max=fleet.starts_max,
         )

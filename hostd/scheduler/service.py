@@ -39,6 +39,7 @@ from hostd.model import (
 )
 from hostd.scheduler.apps import App
 from hostd.scheduler.calls import Call
+from hostd.scheduler.capacity import Resources, check_possible
 from hostd.scheduler.dispatch import Pool
 from hostd.scheduler.engine import Engine
 from hostd.scheduler.lookup import Lookup
@@ -68,6 +69,12 @@ APPS_MAX = 1_000
 CallKind = Literal["unary", "map", "gen"]
 
 
+def host_capacity() -> Resources:
+    """What this host has: its cores, and its memory without a tenth for the host itself."""
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Resources(cpu=float(os.cpu_count() or 1), memory_mib=int(memory_bytes * 0.9 / 2**20))
+
+
 def default_starts_max() -> int:
     """Containers between decision and ready: enough to keep every core busy, no more.
 
@@ -85,6 +92,7 @@ class Scheduler:
         launcher: ContainerLauncher,
         clock: Clock,
         limits: LimitsConfig,
+        capacity: Resources | None = None,
         history: History | None = None,
         logs: LogWriter | None = None,
         timers: Timers | None = None,
@@ -98,6 +106,7 @@ class Scheduler:
             clock=clock,
             timers=self._timers,
             limits=limits,
+            capacity=capacity or host_capacity(),
             starts_max=starts_max or default_starts_max(),
             history=history,
             logs=logs,
@@ -122,12 +131,15 @@ class Scheduler:
         Raises:
             AlreadyExistsError: the app, or one of its functions.
             ResourceExhaustedError: APPS_MAX are running.
+            NoCapacityError: a function asks for more than this host has.
             DaemonStoppedError: the daemon is stopping.
         """
         self._refuse_when_draining()
         apps = self._engine.apps
         if len(apps.running) >= APPS_MAX:
             raise ResourceExhaustedError(f"{APPS_MAX} apps are running, the most there may be")
+        for each in functions:
+            check_possible(each.spec, self._engine.fleet.capacity)
         pools = {each.id: Pool(each, name, self._clock) for each in functions}
         app = App(id=app_id, name=name, created_at_us=self._clock.wall_us(), pools=pools)
         if sink is not None:

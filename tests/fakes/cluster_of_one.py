@@ -8,8 +8,12 @@ from hostd.config import LimitsConfig
 from hostd.ids import AppId, CallId, ContainerId, FunctionId, ImageId, new_id
 from hostd.model import FunctionDefinition, FunctionSpec, LogLine, Retries
 from hostd.scheduler import Scheduler
+from hostd.scheduler.capacity import Resources
 from tests.fakes.fake_launcher import FakeContainer, FakeLauncher, RecordingSink
 from tests.fakes.virtual_clock import VirtualClock, VirtualTimers
+
+AMPLE = Resources(cpu=1e6, memory_mib=1 << 40)
+"""A host that no test fills by accident."""
 
 
 class RecordingLogs:
@@ -33,7 +37,14 @@ class RecordingLogs:
 class ClusterOfOne:
     """One host. Times are virtual: nothing happens unless the test makes it happen."""
 
-    def __init__(self, *, containers_max: int = 500, starts_max: int = 100, history: Any = None):
+    def __init__(
+        self,
+        *,
+        containers_max: int = 500,
+        starts_max: int = 100,
+        history: Any = None,
+        capacity: Resources = AMPLE,
+    ):
         self.clock = VirtualClock()
         self.timers = VirtualTimers(self.clock)
         self.launcher = FakeLauncher()
@@ -43,6 +54,7 @@ class ClusterOfOne:
             launcher=self.launcher,
             clock=self.clock,
             limits=LimitsConfig(containers_max=containers_max),
+            capacity=capacity,
             history=history,
             logs=self.logs,
             timers=self.timers,
