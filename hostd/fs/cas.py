@@ -199,11 +199,12 @@ class CAS:
 
     def is_verified(self, name: Digest) -> bool:
         """Whether the blob is here and this very file was found whole before; hashes nothing."""
-        key = _key(name)
+        text = hex_of(name)
+        key = bytes.fromhex(text)
         if not self._stamps.is_known(key):
             return False
         try:
-            status = os.stat(self._file(name))
+            status = os.stat(f"{self._objects}/{text[:2]}/{text[2:]}")
         except FileNotFoundError:
             return False
         return self._stamps.is_verified(key, stamp_of(status))

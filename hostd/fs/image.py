@@ -35,10 +35,11 @@ from hostd.model import ImageConfig
 BIG_FILE_MIN: Final = 16 << 20
 """From this size on a file is served in chunks while it arrives (4 MiB chunks)."""
 MANIFESTS_MAX: Final = 1024
-READERS_MAX: Final = 64
+READERS_MAX: Final = 32
 """Open indexes; each is a mapping of some MiB and the directories that were looked into."""
-TREE_ENTRIES_MAX: Final = 150_000
-"""Of whole trees kept in memory for the next build step, about 0.9 KiB each; one tree always is."""
+TREE_ENTRIES_MAX: Final = 100_000
+"""Of whole trees kept in memory for the next build step, about 1.3 KiB each (measured); the last
+one stays even if it is larger."""
 SOURCE_MTIME_NS: Final = 1_577_836_800_000_000_000
 """2020-01-01: of files from clients. Constant, so that the same source is the same image; after
 1980, so that zip files can hold it."""

@@ -1,8 +1,8 @@
 """Read an image's index: the EROFS file of ``erofs.py``, through mmap and without the kernel.
 
-Opening maps the file and looks at 128 bytes. A directory is parsed when it is first looked into
-and then kept as a dictionary, so that a lookup costs a fraction of a microsecond; the memory for
-that is bounded by :data:`NAMES_MAX`. Inodes are addressed by nid, the kernel's ``st_ino``.
+Opening maps the file and looks at 128 bytes. A directory is parsed at the first lookup in it and
+then kept as a dictionary, so that the next costs a fraction of a microsecond; the memory for that
+is bounded by :data:`NAMES_MAX`. Inodes are addressed by nid, the kernel's ``st_ino``.
 
 The reader trusts what it reads, because an index is a blob whose digest was checked and that this
 code wrote. An index from elsewhere must pass :meth:`IndexReader.validate` first: until then its
@@ -15,6 +15,7 @@ import mmap
 import os
 import stat
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from hostd.fs.tree import Node, Tree
 from hostd.ids import Digest, is_digest
 
 NAMES_MAX = 400_000
-"""Directory entries kept parsed, about 150 bytes each; over it all are forgotten."""
+"""Directory entries kept parsed by one reader, about 170 bytes each; the oldest go first."""
 _TYPES = {number: kind for kind, number in erofs.FILE_TYPES.items()}
 _HEAD = struct.Struct("<HHHHQI")
 _DOTS = (b".", b"..")
@@ -66,6 +67,7 @@ class IndexReader:
         self.inodes: int = fields[6]
         self._names: dict[int, dict[bytes, tuple[int, int]]] = {}
         self._names_count = 0
+        self._lock = threading.Lock()
 
     def _check_super(self, fields: tuple[int, ...]) -> None:
         expected = {0: erofs.MAGIC, 2: erofs.FEATURE_COMPAT_MTIME, 3: erofs.BLOCK_BITS, 10: 0}
@@ -99,7 +101,7 @@ class IndexReader:
 
     def readdir(self, nid: int) -> Iterator[tuple[bytes, int, int]]:
         """Name, nid and type (``S_IFREG``, …) of each entry, sorted, without ``.`` and ``..``."""
-        for name, (child, kind) in (self._names.get(nid) or self._load(nid)).items():
+        for name, (child, kind) in (self._names.get(nid) or self._parse(nid)).items():
             if name not in _DOTS:
                 yield name, child, _TYPES[kind]
 
@@ -225,15 +227,20 @@ class IndexReader:
         return before + self._map[tail : tail + size - whole]
 
     def _load(self, nid: int) -> dict[bytes, tuple[int, int]]:
+        names = self._parse(nid)
+        with self._lock:
+            self._names[nid] = names
+            self._names_count += len(names)
+            while self._names_count > NAMES_MAX and len(self._names) > 1:
+                oldest = next(iter(self._names))
+                self._names_count -= len(self._names.pop(oldest))
+        return names
+
+    def _parse(self, nid: int) -> dict[bytes, tuple[int, int]]:
         data = self._data(nid)
         names: dict[bytes, tuple[int, int]] = {}
         for start in range(0, len(data), erofs.BLOCK):
             names.update(_parse_block(data[start : start + erofs.BLOCK]))
-        if self._names_count > NAMES_MAX:
-            self._names.clear()
-            self._names_count = 0
-        self._names[nid] = names
-        self._names_count += len(names)
         return names
 
     def _node(self, nid: int) -> Node:
@@ -271,7 +278,7 @@ class IndexReader:
         while stack:
             nid, parent = stack.pop()
             self._check_inode(nid, stat.S_IFDIR)
-            names = self._load(nid)
+            names = self._parse(nid)
             if names.get(b".") != (nid, 2) or names.get(b"..") != (parent, 2):
                 raise BlobCorruptError(f"index {self.path}: directory {nid} has a wrong . or ..")
             for name, child, kind in self.readdir(nid):

@@ -250,3 +250,19 @@ def test_a_flipped_bit_is_refused_or_is_another_tree(tmp_path: Path):
         if not differences(Tree(root), reader.to_tree()):
             unnoticed.append(position)
     assert unnoticed == []
+
+
+def test_lookups_keep_a_bounded_number_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hostd.fs.index.NAMES_MAX", 30)
+    root = directory()
+    for number in range(20):
+        child = root.children[b"%d" % number] = directory()
+        child.children[b"x"] = small_file(b"%d" % number)
+    reader = reader_of(tmp_path, root)
+    for _ in range(2):
+        for number in range(20):
+            folder = reader.lookup(reader.root_nid, b"%d" % number)
+            assert folder is not None
+            inner = reader.lookup(folder, b"x")
+            assert inner is not None
+            assert reader.inline_data(inner) == b"%d" % number
