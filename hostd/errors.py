@@ -35,8 +35,8 @@
     └── InternalError           a bug of ours
     InputCancellation           (BaseException) raised inside a running input that is cancelled
 
-Each class has a stable ``code`` (clients match on it), an ``exit_status`` for scripts (the table in
-``docs/cli.md``) and an ``http_status``. Instances carry a ``hint`` and named fields. Texts are lower
+Each class has a stable ``code`` (clients match on it), an ``exit_status`` for scripts (table in
+``docs/cli.md``) and an ``http_status``. Instances carry a ``hint`` and fields. Texts are lower
 case, start with the thing, name value and limit, and have no final period.
 
 Standard library only and Python 3.9: the SDK imports this module on laptops and in containers.
@@ -225,7 +225,7 @@ class ContainerExitedError(ExecutionError):
 
 
 class OutOfMemoryError(ExecutionError):
-    """The kernel killed the container at its memory limit; fields ``limit_bytes``, ``peak_bytes``."""
+    """The kernel killed the container at its memory limit; fields limit_bytes, peak_bytes."""
 
     code = "out_of_memory"
 
@@ -237,13 +237,13 @@ class ContainerStartError(ExecutionError):
 
 
 class FunctionImportError(ExecutionError):
-    """The user's module raised when it was imported; the text holds the user's own traceback."""
+    """The user's module raised when it was imported; the text holds its own traceback."""
 
     code = "function_import_failed"
 
 
 class RemoteError(Error):
-    """The function raised an exception that this side cannot rebuild; the text holds its traceback."""
+    """The function raised what this side cannot rebuild; the text holds its traceback."""
 
     code = "remote_raised"
     exit_status = 10
@@ -310,8 +310,8 @@ class InternalError(Error):
     http_status = 500
 
 
-class InputCancellation(BaseException):  # noqa: N818 - Modal's name
-    """Raised inside a running input when its call is cancelled; not an Exception, so that it passes."""
+class InputCancellation(BaseException):
+    """Raised inside a running input when its call is cancelled; no Exception, so that it passes."""
 
 
 def _tree(cls: type[Error]) -> list[type[Error]]:
@@ -322,7 +322,7 @@ BY_CODE: dict[str, type[Error]] = {cls.code: cls for cls in reversed(_tree(Error
 
 
 def from_problem(problem: dict[str, Any]) -> Error:
-    """Rebuild the error that a problem document (RFC 9457) describes; unknown codes become Error."""
+    """Rebuild the error that a problem document describes (RFC 9457); unknown codes: Error."""
     cls = BY_CODE.get(str(problem.get("code")), Error)
     known = {"type", "title", "status", "detail", "code", "hint"}
     fields = {key: value for key, value in problem.items() if key not in known}
@@ -331,7 +331,7 @@ def from_problem(problem: dict[str, Any]) -> Error:
 
 
 def to_problem(error: Error) -> dict[str, Any]:
-    """Describe an error as a problem document (RFC 9457) with our ``code``, ``hint`` and fields."""
+    """Describe an error as a problem document (RFC 9457) with our code, hint and fields."""
     problem = {
         "type": f"https://hostd.invalid/errors/{error.code}",
         "title": error.code.replace("_", " "),

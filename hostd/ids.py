@@ -1,7 +1,7 @@
 """Names of things: typed ids that sort by time, digests that name their algorithm.
 
-An id is a prefix that tells its kind and the 26 characters of a ULID in lower-case Crockford base32
-(https://github.com/ulid/spec): 48 bits of Unix milliseconds, 80 random bits. Ids made by one process
+An id is a prefix that tells its kind and the 26 characters of a ULID, lower-case Crockford base32
+(https://github.com/ulid/spec): 48 bits of Unix milliseconds, 80 random bits. Ids of one process
 sort in the order they were made. Image ids are the exception: they are derived from content.
 Standard library only; Python 3.9, because the SDK makes call ids.
 """

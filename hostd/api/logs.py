@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from aiohttp import web
@@ -20,7 +20,7 @@ TAIL_MAX = 1_000_000
 BUILD_PREFIX = "bd-"
 
 
-async def _build_lines(services: Services, build_id: str) -> AsyncIterator[LogLine]:
+async def _build_lines(services: Services, build_id: str) -> AsyncGenerator[LogLine, None]:
     """The log of one of the last builds, to its end."""
     build = services.builder.find(BuildId(build_id))
     async with aclosing(build.events()) as events:
@@ -45,11 +45,12 @@ async def read_logs(request: web.Request) -> web.StreamResponse:
         if ident.startswith(BUILD_PREFIX)
         else services.logs.read(ident, tail=tail, follow=follow)
     )
-    first = await anext(lines, None)  # Raises NotFoundError before the reply begins.
-    response = await start_lines(request)
-    if first is not None:
-        await response.write(line_of(first))
-        async for line in lines:
+    async with aclosing(lines):
+        # The reply begins with the first line: until then an unknown id can be told as such.
+        line = await anext(lines, None)
+        response = await start_lines(request)
+        while line is not None:
             await response.write(line_of(line))
+            line = await anext(lines, None)
     await response.write_eof()
     return response

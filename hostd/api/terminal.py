@@ -22,8 +22,9 @@ from hostd.api.services import Services, services_of
 from hostd.errors import InvalidError, to_problem
 from hostd.ids import ContainerId, new_id
 from hostd.model import ExecRequest, Record, ShellRequest
-from hostd.runtime import ContainerSpec
+from hostd.runtime import BindMount, ContainerSpec
 from hostd.runtime.bundle import INIT_TARGET
+from hostd.runtime.function_spec import LIB_TARGET
 
 STDIN, STDOUT, STDERR = b"\0", b"\1", b"\2"
 FIRST_MESSAGE_TIMEOUT_S = 10.0
@@ -116,6 +117,7 @@ async def _container_on(services: Services, record: ShellRequest) -> AsyncIterat
             rootfs=rootfs.path,
             args=(INIT_TARGET, "-P"),
             env={**config.env, **record.env},
+            mounts=[BindMount(source=services.config.run_dir / "lib", target=LIB_TARGET)],
             cwd=config.workdir or "/",
             user=config.user,
             profile="shell",

@@ -20,12 +20,9 @@ from hostd.build.copying import CopyWork, Entry, Source
 from hostd.build.steps import DirectoryWork
 from hostd.errors import InvalidError
 from hostd.fs import ImageStore, Node, Tree, directory, merge_layer, place, symlink
-from hostd.ids import Digest, hex_of
+from hostd.fs.image import SOURCE_MTIME_NS, source_mtime_ns
+from hostd.ids import Digest
 
-COPIED_MTIME_S = 1_577_836_800
-"""2020-01-01: after 1980, so that zip files (wheels) can hold it."""
-MTIME_SPREAD_HEX = 5
-"""Hexadecimal digits of a digest that are added as seconds: up to 12 days."""
 ACCOUNTS_BYTES_MAX = 1 << 20
 """Of /etc/passwd: some ten thousand users."""
 _HEAD_BYTES = 64 * 1024
@@ -92,15 +89,12 @@ def _node(
 ) -> Node:
     uid, gid = owner
     if entry.kind == "symlink":
-        mtime_ns = COPIED_MTIME_S * 10**9
-        return symlink(os.fsencode(entry.target), uid=uid, gid=gid, mtime_ns=mtime_ns)
+        return symlink(os.fsencode(entry.target), uid=uid, gid=gid, mtime_ns=SOURCE_MTIME_NS)
     mode = entry.mode if work.mode is None else work.mode
     if entry.kind == "dir":
-        mtime_ns = COPIED_MTIME_S * 10**9
-        return directory(mode, implicit=True, uid=uid, gid=gid, mtime_ns=mtime_ns)
+        return directory(mode, implicit=True, uid=uid, gid=gid, mtime_ns=SOURCE_MTIME_NS)
     digest = _content(entry, images, digests)
-    spread_s = int(hex_of(digest)[:MTIME_SPREAD_HEX], 16)
-    mtime_ns = (COPIED_MTIME_S + spread_s) * 10**9
+    mtime_ns = source_mtime_ns(digest)
     return images.file_node(digest, mode, uid=uid, gid=gid, mtime_ns=mtime_ns)
 
 
@@ -145,7 +139,7 @@ class _Layer:
             raise InvalidError(f"{os.fsdecode(path)} is there and is not a directory")
         if existing is None:
             uid, gid = self.owner
-            mtime_ns = COPIED_MTIME_S * 10**9
+            mtime_ns = SOURCE_MTIME_NS
             place(
                 self._root,
                 path,

@@ -14,6 +14,8 @@ from hostd.cli.terminal import run_session, terminal_request
 from hostd.errors import InvalidError
 from hostd.sdk.image import SOURCE_ROOT, Image
 
+LIB_ROOT = "/run/hostd/lib"
+"""Where every container has the SDK."""
 SHELL = "if command -v bash >/dev/null; then exec bash; fi; exec sh"
 """The better of the two that the image has."""
 
@@ -35,7 +37,7 @@ def command(settings: Settings, place: str, text: str | None) -> int:
             "source": source,
             "args": ["/bin/sh", "-c", SHELL if text is None else text],
             # Where the runner would find the function's module.
-            **terminal_request({"PYTHONPATH": SOURCE_ROOT} if source else {}),
+            **terminal_request({"PYTHONPATH": f"{SOURCE_ROOT}:{LIB_ROOT}"} if source else {}),
         }
         return run_session(settings.client().websocket("/api/v1/shell"), request)
 

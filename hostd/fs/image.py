@@ -29,7 +29,7 @@ from hostd.fs.erofs import write_index
 from hostd.fs.erofs_format import INLINE_MAX, is_file_with_blob
 from hostd.fs.index import IndexReader
 from hostd.fs.tree import Node, Tree, blob_file, directory, place, small_file, symlink
-from hostd.ids import Digest, ImageId, image_id
+from hostd.ids import Digest, ImageId, hex_of, image_id
 from hostd.model import ImageConfig
 
 BIG_FILE_MIN: Final = 16 << 20
@@ -41,8 +41,10 @@ TREE_ENTRIES_MAX: Final = 100_000
 """Of whole trees kept in memory for the next build step, about 1.3 KiB each (measured); the last
 one stays even if it is larger."""
 SOURCE_MTIME_NS: Final = 1_577_836_800_000_000_000
-"""2020-01-01: of files from clients. Constant, so that the same source is the same image; after
-1980, so that zip files can hold it."""
+"""2020-01-01: of what comes from clients, so that the same source is the same image; after 1980, so
+that zip files can hold it."""
+MTIME_SPREAD_HEX: Final = 5
+"""Hexadecimal digits of a file's digest that are added as seconds: up to 12 days."""
 _V = TypeVar("_V")
 _ID: Final = re.compile(r"im-[0-9a-z]{26}")
 
@@ -73,6 +75,15 @@ class ImageManifest(msgspec.Struct, frozen=True, kw_only=True):
     config: ImageConfig = ImageConfig()
     python: str | None = None
     """``major.minor`` of the interpreter that functions get, if the image has one."""
+
+
+def source_mtime_ns(digest: Digest) -> int:
+    """The modification time of a client's file, from its content.
+
+    Python takes a ``.pyc`` for current when the source's size and time are those it was made from,
+    so files that differ must not share a time.
+    """
+    return SOURCE_MTIME_NS + int(hex_of(digest)[:MTIME_SPREAD_HEX], 16) * 10**9
 
 
 class ImageStore:
@@ -232,7 +243,7 @@ class ImageStore:
             return symlink(os.fsencode(target or ""), mtime_ns=SOURCE_MTIME_NS)
         if digest is None:
             raise InvalidError("a source file has no digest")
-        return self.file_node(digest, mode, mtime_ns=SOURCE_MTIME_NS)
+        return self.file_node(digest, mode, mtime_ns=source_mtime_ns(digest))
 
     def list(self) -> Sequence[ImageId]:
         """The ids of all images, sorted."""

@@ -170,12 +170,17 @@ def test_exec_ps_and_stop_on_a_running_container(daemon, program):
         missing = daemon.hostctl("exec", row["id"], "--", "no-such-command")
         assert missing.returncode == 127
         assert re.search(r"\bf\b", daemon.hostctl("ps").stdout)
+        # A container that is stopped gives its input back: it runs again in another one.
         assert daemon.hostctl("stop", row["id"]).returncode == 0
-        run.wait(60)
-        assert run.returncode != 0
+        while not any(r["state"] == "busy" and r["id"] != row["id"] for r in rows):
+            rows = json.loads(daemon.hostctl("ps", "--json").stdout)["items"]
+            assert time.monotonic() < deadline + 60
+        assert daemon.hostctl("stop", row["app_id"]).returncode == 0
+        _, errors = run.communicate(timeout=60)
+        assert run.returncode == 11, errors
     finally:
         run.kill()
-        run.wait()
+        run.communicate()
 
 
 def test_images_are_listed_named_and_deleted(daemon, tmp_path):

@@ -275,5 +275,5 @@ def test_socket_works_under_a_strict_umask_and_a_long_path(tmp_path: Path) -> No
     finally:
         os.umask(before)
     listener.close()
-    modes = [oct(p.stat().st_mode & 0o777) for p in (directory, directory / "runner.sock", directory / "cancel")]  # fmt: skip # noqa: E501
+    modes = [oct(p.stat().st_mode & 0o777) for p in (directory, directory / "runner.sock", directory / "cancel")]  # fmt: skip
     assert modes == ["0o755", "0o666", "0o644"]

@@ -183,7 +183,7 @@ def test_first_python3_on_the_path_is_taken(tmp_path: Path) -> None:
     program(tmp_path, "opt/bin/python3", 0o644)
     program(tmp_path, "usr/local/bin/python3")
     program(tmp_path, "usr/bin/python3")
-    assert find_python(tmp_path, {"PATH": "/opt/bin:/usr/local/bin:/usr/bin"}) == "/usr/local/bin/python3"  # fmt: skip # noqa: E501
+    assert find_python(tmp_path, {"PATH": "/opt/bin:/usr/local/bin:/usr/bin"}) == "/usr/local/bin/python3"  # fmt: skip
     assert find_python(tmp_path, {}) == "/usr/local/bin/python3"
 
 
