@@ -96,7 +96,7 @@ def baseline(oci: str, top: Path, root: Path, n: int) -> float:
     bundle = top / "bundle"
     bundle.mkdir(exist_ok=True)
     spec = ContainerSpec(id="base", rootfs=root, args=["true"], init=False)
-    limits = HostLimits.read(swap_accounting=False)
+    limits = HostLimits.read(swap_accounting=False, pure_v2=False)
     placement = Placement(cgroup=f"/hostd-bench/{n}", user=User(), netns=None)
     (bundle / "config.json").write_text(json.dumps(make_config(spec, placement, limits)))
     program = find_program(oci).path

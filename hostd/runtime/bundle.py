@@ -91,9 +91,11 @@ class HostLimits:
     nofile_hard: int
     swap_accounting: bool
     thermal_paths: tuple[str, ...] = ()
+    pure_v2: bool = False
+    """Whether control groups are version 2 only."""
 
     @classmethod
-    def read(cls, *, swap_accounting: bool) -> HostLimits:
+    def read(cls, *, swap_accounting: bool, pure_v2: bool) -> HostLimits:
         """Look at the limits of this process."""
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         if hard == resource.RLIM_INFINITY:
@@ -103,7 +105,12 @@ class HostLimits:
             for n in range(os.cpu_count() or 1)
             if os.path.isdir(path := f"/sys/devices/system/cpu/cpu{n}/thermal_throttle")
         ]
-        return cls(nofile_hard=hard, swap_accounting=swap_accounting, thermal_paths=tuple(thermal))
+        return cls(
+            nofile_hard=hard,
+            swap_accounting=swap_accounting,
+            thermal_paths=tuple(thermal),
+            pure_v2=pure_v2,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +237,8 @@ def _resources(spec: ContainerSpec, limits: HostLimits) -> dict[str, Any]:
     }
     if spec.memory_limit_bytes:
         resources["memory"] = {"limit": spec.memory_limit_bytes}
+        if limits.pure_v2:  # The whole container ends at its limit, not one process of it.
+            resources["unified"] = {"memory.oom.group": "1"}
         if limits.swap_accounting:
             resources["memory"]["swap"] = spec.memory_limit_bytes
     if spec.cpu_limit:

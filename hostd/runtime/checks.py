@@ -32,7 +32,8 @@ from hostd.model import DoctorCheck
 from hostd.runtime import syscalls
 from hostd.runtime.cgroup import CgroupTree
 from hostd.runtime.firewall import FirewallError, Nft
-from hostd.runtime.oci import find_program
+from hostd.runtime.oci import find_program, is_fixed_runc, version_numbers
+from hostd.runtime.resolver import read_resolver
 from hostd.runtime.selftest import run_container, try_links
 
 log = get_logger(__name__)
@@ -42,9 +43,6 @@ KERNEL_MIN = (5, 11)
 """Overlays with ``volatile`` and descriptors of processes; openat2 came with 5.6."""
 KERNEL_GOOD = (6, 12)
 """EROFS from plain files."""
-
-RUNC_FIXED = ((1, 3, 6), (1, 4, 3), (1, 5, 0))
-"""The first releases of each line with the fixes of November 2025 and of CVE-2026-41579."""
 
 CONTROLLERS = frozenset({"cpu", "memory", "pids"})
 DISK_FAIL, DISK_WARN = 0.05, 0.15
@@ -84,7 +82,7 @@ def check_root(_: Config) -> DoctorCheck:
 def check_python(_: Config) -> DoctorCheck:
     """The daemon's interpreter."""
     found = platform.python_version()
-    if _numbers(found) >= PYTHON_MIN:
+    if version_numbers(found) >= PYTHON_MIN:
         return _say("python", "ok", found)
     return _say(
         "python",
@@ -98,7 +96,7 @@ def check_python(_: Config) -> DoctorCheck:
 def check_kernel(_: Config) -> DoctorCheck:
     """The kernel's version."""
     found = platform.release()
-    version = _numbers(found)[:2]
+    version = version_numbers(found)[:2]
     if version < KERNEL_MIN:
         why = f"needs Linux {_dotted(KERNEL_MIN)}: volatile overlays, pidfds"
         return _say("kernel", "fail", found, why=why, fix="use a newer kernel")
@@ -209,16 +207,6 @@ def check_oci(config: Config) -> DoctorCheck:
             fix="install runc 1.3.6, 1.4.3, 1.5.0 or newer",
         )
     return _say("oci_runtime", "ok", found)
-
-
-def is_fixed_runc(version: str) -> bool:
-    """Whether a release of runc has the fixes known today; a release candidate counts as older."""
-    numbers = _numbers(version)[:3]
-    if re.search(r"[-~]rc", version):
-        numbers = (*numbers[:2], numbers[2] - 1) if len(numbers) == 3 else numbers
-    if numbers >= RUNC_FIXED[-1]:
-        return True
-    return any(numbers[:2] == line[:2] and numbers >= line for line in RUNC_FIXED)
 
 
 def check_init(_: Config) -> DoctorCheck:
@@ -356,6 +344,22 @@ def _forward_policy(nft: Nft) -> str:
     return found.group(1) if found else ""
 
 
+def check_dns(_: Config) -> DoctorCheck:
+    """Whether there is a name server that containers can ask."""
+    found = read_resolver()
+    if found.servers:
+        return _say("dns", "ok", ", ".join(str(server) for server in found.servers))
+    if found.loopback is not None:
+        return _say("dns", "ok", f"{found.loopback}, asked through the bridge")
+    return _say(
+        "dns",
+        "warn",
+        "/etc/resolv.conf names no IPv4 server",
+        why="containers cannot look up names",
+        fix="add a nameserver with an IPv4 address",
+    )
+
+
 def check_disk(config: Config) -> DoctorCheck:
     """Free space where blobs and containers' files go."""
     place = config.data_dir
@@ -412,12 +416,6 @@ def check_container(config: Config) -> DoctorCheck:
     return _say("container", "ok", f"one was made, ran and ended in {took_ms:.0f} ms")
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: ``1.1.5+ds1`` gives (1, 1, 5)."""
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(n) for n in found.group().split(".")) if found else ()
-
-
 def _dotted(version: Sequence[int]) -> str:
     return ".".join(str(n) for n in version)
 
@@ -436,6 +434,7 @@ CHECKS: tuple[tuple[str, Callable[[Config], DoctorCheck]], ...] = (
     ("nftables", check_nft),
     ("links", check_links),
     ("forwarding", check_forwarding),
+    ("dns", check_dns),
     ("disk", check_disk),
     ("memory", check_memory),
     ("open_files", check_files),

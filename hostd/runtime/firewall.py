@@ -190,9 +190,9 @@ def stale_docker_rules(listing: str, bridge: str) -> str:
 class Nft:
     """Runs nft commands, in this process if it can. For one thread at a time."""
 
-    def __init__(self, *, binary: str = "nft") -> None:
+    def __init__(self, *, binary: str = "nft", use_library: bool = True) -> None:
         self._binary = binary
-        self._library = _load_library()
+        self._library = _load_library() if use_library else None
         self._context = self._library.nft_ctx_new(0) if self._library is not None else None
         if self._library is not None and self._context:
             self._library.nft_ctx_buffer_output(self._context)

@@ -34,6 +34,9 @@ log = get_logger(__name__)
 COMMAND_TIMEOUT_S = 30.0
 """For one command of the runtime: a thousand times the median; a loaded disk may take seconds."""
 
+RUNC_FIXED = ((1, 3, 6), (1, 4, 3), (1, 5, 0))
+"""The first releases of each line with the fixes of November 2025 and of CVE-2026-41579."""
+
 VERSION_TIMEOUT_S = 10.0
 FIFO_TIMEOUT_S = 10.0
 ERROR_TEXT_MAX = 4096
@@ -86,6 +89,22 @@ def parse_version(path: str, text: str) -> RuntimeProgram:
     found = re.search(r"^(\w+) version\s+(\S+)", text, re.MULTILINE)
     name, version = found.groups() if found else (Path(path).name, "unknown")
     return RuntimeProgram(path, name, version)
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: ``1.1.5+ds1`` gives (1, 1, 5)."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(n) for n in found.group().split(".")) if found else ()
+
+
+def is_fixed_runc(version: str) -> bool:
+    """Whether a release of runc has the fixes known today; a release candidate counts as older."""
+    numbers = version_numbers(version)[:3]
+    if re.search(r"[-~]rc", version):
+        numbers = (*numbers[:2], numbers[2] - 1) if len(numbers) == 3 else numbers
+    if numbers >= RUNC_FIXED[-1]:
+        return True
+    return any(numbers[:2] == line[:2] and numbers >= line for line in RUNC_FIXED)
 
 
 class OCIRuntime:

@@ -136,7 +136,9 @@ class Runtime:
         return Host(
             oci=OCIRuntime(program, root=places.states, tree=tree),
             places=places,
-            limits=HostLimits.read(swap_accounting=tree.has_swap_accounting()),
+            limits=HostLimits.read(
+                swap_accounting=tree.has_swap_accounting(), pure_v2=tree.version == "v2"
+            ),
             executor=self._executor,
         )
 

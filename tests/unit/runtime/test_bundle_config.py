@@ -85,6 +85,13 @@ def test_swap_is_limited_where_it_can_be():
     assert config(limits=limits, memory_limit_bytes=5)["linux"]["resources"]["memory"]["swap"] == 5
 
 
+def test_version_2_ends_the_whole_container_at_its_limit():
+    limits = HostLimits(nofile_hard=20_000, swap_accounting=True, pure_v2=True)
+    resources = config(limits=limits, memory_limit_bytes=5)["linux"]["resources"]
+
+    assert resources["unified"] == {"memory.oom.group": "1"}
+
+
 def test_no_limits_mean_no_entries():
     assert set(config()["linux"]["resources"]) == {"devices", "pids"}
 

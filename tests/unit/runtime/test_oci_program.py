@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from hostd.errors import ConfigError
-from hostd.runtime.checks import is_fixed_runc, is_static
-from hostd.runtime.oci import find_program, parse_version, read_log
+from hostd.runtime.checks import is_static
+from hostd.runtime.oci import find_program, is_fixed_runc, parse_version, read_log
 from hostd.runtime.spawn import Stdio, end_group, spawn
 from hostd.runtime.spec import ContainerExit
 from hostd.runtime.sweep import mount_points
