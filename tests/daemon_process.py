@@ -32,7 +32,9 @@ class DaemonProcess:
 
     def __init__(self, data_dir: Path, **settings: Any) -> None:
         self.data_dir = data_dir
-        self.run_dir = Path(tempfile.mkdtemp(prefix="hostd-t-", dir="/run" if os.getuid() == 0 else None))
+        self.run_dir = Path(
+            tempfile.mkdtemp(prefix="hostd-t-", dir="/run" if os.getuid() == 0 else None)
+        )
         self.settings = {"api.listen": "", **settings}
         self.process: subprocess.Popen[bytes] | None = None
         self.log_path = self.run_dir.parent / f"{self.run_dir.name}.log"
@@ -71,7 +73,9 @@ class DaemonProcess:
         deadline = time.monotonic() + READY_TIMEOUT_S
         while True:
             if self.process.poll() is not None:
-                raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.log()}")
+                raise AssertionError(
+                    f"the daemon ended with {self.process.returncode}:\n{self.log()}"
+                )
             try:
                 self.client().request("GET", "/healthz", timeout=2)
             except (Error, OSError):
@@ -112,7 +116,9 @@ class DaemonProcess:
         shutil.rmtree(self.run_dir, ignore_errors=True)
         self.log_path.unlink(missing_ok=True)
 
-    def hostctl(self, *args: str, timeout_s: float = 120, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    def hostctl(
+        self, *args: str, timeout_s: float = 120, **kwargs: Any
+    ) -> subprocess.CompletedProcess[str]:
         """Run hostctl against this daemon."""
         return subprocess.run(
             [sys.executable, "-m", "hostd.cli", *args], env={**self.environ, **kwargs.pop("env", {})},

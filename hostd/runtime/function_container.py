@@ -176,6 +176,7 @@ class FunctionContainer:
         limit_s = self._function.spec.startup_timeout_s or self._function.spec.timeout_s
         deadline = self._call_later(limit_s, lambda: self._on_deadline(limit_s))
         exited: ContainerExit | None = None
+        self._shop.under_way.begin(self.id)
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 self._task(self._start)
@@ -191,7 +192,9 @@ class FunctionContainer:
             deadline.cancel()
             for timer in self._timers:
                 timer.cancel()
+            self._shop.under_way.end(self.id)
             async with self._shop.clean_ups:
+                await self._shop.under_way.wait_none()
                 await self._clean_up()
 
     async def _guarded(self, step: Callable[[], Awaitable[None]]) -> None:
@@ -392,6 +395,7 @@ class FunctionContainer:
         self._phases.end("import", ready.load_done_us)
         self._phases.end("enter")
         self._stage = Stage.READY
+        self._shop.under_way.end(self.id)
         self._drain()
         if not self._verdict.done():
             self._events.container_ready(self.id, self._phases.phases_us)

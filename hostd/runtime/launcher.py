@@ -20,7 +20,7 @@ from hostd.log import get_logger
 from hostd.model import FunctionDefinition
 from hostd.runtime.function_container import ContainerEvents, FunctionContainer
 from hostd.runtime.staging import stage
-from hostd.runtime.workshop import Workshop
+from hostd.runtime.workshop import StartsUnderWay, Workshop
 
 if TYPE_CHECKING:
     from hostd.fs import CAS, FileSystem, ImageStore
@@ -72,6 +72,7 @@ class Launcher:
             run_dir=run_dir,
             staged=asyncio.Event(),
             starts=asyncio.Semaphore(STARTS_MAX),
+            under_way=StartsUnderWay(),
             clean_ups=asyncio.Semaphore(CLEAN_UPS_MAX),
             pythons={},
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,40 @@ PYTHONS_MAX = 1_000
 """Images whose interpreter is remembered; finding it takes a millisecond."""
 
 
+CALM_TIMEOUT_S = 3.0
+"""A clean-up that waited this long for a moment without starts goes on with them."""
+
+
+class StartsUnderWay:
+    """Which containers are being started: clean-ups let them go first.
+
+    A burst of short containers otherwise pays for the ends of the first while the last still wait
+    for a processor. The ids are a set, so that an end may be told twice.
+    """
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def begin(self, container_id: str) -> None:
+        """A container was asked for."""
+        self._ids.add(container_id)
+        self._none.clear()
+
+    def end(self, container_id: str) -> None:
+        """It is ready, or will never be."""
+        self._ids.discard(container_id)
+        if not self._ids:
+            self._none.set()
+
+    async def wait_none(self) -> None:
+        """Wait until none is under way, or for CALM_TIMEOUT_S."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CALM_TIMEOUT_S):
+                await self._none.wait()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
     """Parts of the daemon, and the bounds on starts and clean-ups."""
@@ -35,6 +70,7 @@ class Workshop:
     staged: asyncio.Event
     """Set when ``lib`` is there."""
     starts: asyncio.Semaphore
+    under_way: StartsUnderWay
     clean_ups: asyncio.Semaphore
     pythons: dict[ImageId, str]
     """Interpreter of each image, as far as it is known."""
