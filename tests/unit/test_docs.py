@@ -96,4 +96,4 @@ def test_architecture_and_decisions_stay_short():
     for path in ROOT.glob("docs/adr/*.md"):
         assert len(path.read_text().splitlines()) <= 40, path
     for path in ROOT.glob("hostd/*/DESIGN.md"):
-        assert len(path.read_text().splitlines()) <= 130, path
+        assert len(path.read_text().splitlines()) <= 150, path
