@@ -61,6 +61,9 @@ async def layers_of(
     services: Services, image: ImageId, files: tuple[SourceFile, ...]
 ) -> tuple[ImageId, ...]:
     """The layers of a root, top first: an index of the client's files, then the image."""
+    # Before its index is read below: damage is healed here, or told as such. What it takes is
+    # saved by the first container.
+    await services.fs.prepare_image(image)
     if not files:
         return (image,)
     blobs = await digests_of(services, [file.digest for file in files if file.digest is not None])

@@ -152,7 +152,7 @@ class Executor:
         timer = _Timer(phases_us)
         async with contextlib.AsyncExitStack() as stack:
             mounts = await asyncio.to_thread(self._mounts, site, work, name, stack)
-            root = await self._fs.mount_rootfs(name, [parent])
+            root = await self._fs.mount_rootfs(name, [parent], plain_upper=True)
             stack.push_async_callback(self._fs.unmount_rootfs, root)
             timer.note("mount")
             spec = self._spec(step, work, name, root.path, mounts, self._env(work, site, parent))

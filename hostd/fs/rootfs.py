@@ -202,6 +202,19 @@ class FileSystem:
 
     # --- roots -----------------------------------------------------------------------------------
 
+    async def prepare_image(self, image: ImageId) -> None:
+        """Find an image's content whole, or fetch what is not, and mount it before it is needed.
+
+        Raises:
+            NotFoundError, BlobCorruptError, BlobMissingError, ContainerStartError: as
+                ``mount_rootfs``.
+        """
+        try:
+            await self._ready_layers.ensure(image, self._way(1, plain_upper=False).mode)
+        except OSError as error:
+            text = f"image {image} cannot be mounted: {error.strerror}"
+            raise ContainerStartError(text) from error
+
     async def mount_rootfs(
         self, name: str, layers: Sequence[ImageId], *, plain_upper: bool = False
     ) -> RootFS:
