@@ -28,11 +28,13 @@ from hostd.clock import SystemClock
 from hostd.config import RuntimeConfig
 from hostd.runtime import ContainerSpec, Runtime, syscalls
 from hostd.runtime.bundle import HostLimits, Placement, make_config
+from hostd.runtime.cgroup import CgroupTree
 from hostd.runtime.oci import find_program
 from hostd.runtime.rootfs import User
 from hostd.runtime.sweep import unmount_below
 from tests import small_rootfs
 
+BASELINE_GROUP = "hostd-bench-baseline"
 STEPS = ("create", "start", "wait", "delete")
 
 
@@ -97,7 +99,7 @@ def baseline(oci: str, top: Path, root: Path, n: int) -> float:
     bundle.mkdir(exist_ok=True)
     spec = ContainerSpec(id="base", rootfs=root, args=["true"], init=False)
     limits = HostLimits.read(swap_accounting=False, pure_v2=False)
-    placement = Placement(cgroup=f"/hostd-bench/{n}", user=User(), netns=None)
+    placement = Placement(cgroup=f"/{BASELINE_GROUP}/{n}", user=User(), netns=None)
     (bundle / "config.json").write_text(json.dumps(make_config(spec, placement, limits)))
     program = find_program(oci).path
     begun = time.perf_counter()
@@ -161,6 +163,7 @@ def main() -> None:
             print(json.dumps(uvloop.run(measure(options, top)), indent=1))
         finally:
             unmount_below(top)
+            CgroupTree.read().everything(BASELINE_GROUP).remove()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,12 @@ from hostd.runtime import rtnetlink, syscalls
 INNER_NAME = "eth0"
 _LOOPBACK_INDEX = 1
 
+_DEFAULTS = (
+    ("ipv6/conf/default/disable_ipv6", "1"),  # The loopback device keeps ::1.
+    ("ipv4/ping_group_range", "0 2147483647"),  # ping without CAP_NET_RAW.
+    ("ipv4/ip_unprivileged_port_start", "0"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
@@ -95,7 +101,7 @@ class NamespaceMaker:
             syscalls.mount("/proc/thread-self/ns/net", path, flags=syscalls.MS_BIND)
             inside = rtnetlink.RouteSocket()
             try:
-                _no_ipv6_for_new_links()
+                _set_defaults()
                 inside.run([rtnetlink.set_up(_LOOPBACK_INDEX)])
                 if attachment is not None:
                     self._connect(attachment, inside)
@@ -134,7 +140,8 @@ class NamespaceMaker:
         path.unlink(missing_ok=True)
 
 
-def _no_ipv6_for_new_links() -> None:
-    """In the calling thread's namespace; its loopback device keeps ::1."""
-    with contextlib.suppress(FileNotFoundError):  # A kernel without IPv6.
-        Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+def _set_defaults() -> None:
+    """Settings of the calling thread's namespace, as Docker has them for the IPv4 ones."""
+    for path, value in _DEFAULTS:
+        with contextlib.suppress(FileNotFoundError):  # A kernel without that.
+            Path("/proc/sys/net", path).write_text(value)

@@ -141,6 +141,9 @@ class OCIRuntime:
             sweep.
         """
         args = ["create", "--bundle", str(bundle), "--pid-file", str(bundle / "pid")]
+        if self.program.name in ("runc", "crun"):
+            # Keys count against root's quota; containers may not use them anyway (seccomp).
+            args.append("--no-new-keyring")
         if console is not None:
             args += ["--console-socket", str(console)]
         await self._run([*args, container_id], log_path=bundle / "log.json", stdio=stdio)

@@ -247,6 +247,18 @@ async def test_containers_have_no_ipv6_beyond_loopback(ward):
     assert [line.split()[-1] for line in sink.text()] == ["lo"]
 
 
+async def test_users_may_ping_and_use_low_ports_without_capabilities(ward):
+    code = (
+        "import socket\n"
+        "socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP).close()\n"
+        "socket.create_server(('0.0.0.0', 80)).close()\n"
+        "print('both')"
+    )
+    _, sink = await ward.run("python3", "-c", code, user="ana")
+
+    assert sink.text() == ["both"]
+
+
 async def test_mtu_is_the_uplinks(ward):
     _, sink = await ward.run("cat", "/sys/class/net/eth0/mtu")
 
