@@ -7,8 +7,11 @@ from collections.abc import Iterable
 
 from hostd.api.services import Services
 from hostd.errors import InvalidError, NotFoundError
+from hostd.fs.image import SourceEntry
 from hostd.ids import AppId, Digest, FunctionId, ImageId, new_id
 from hostd.model import AppRequest, FunctionDefinition, FunctionSpec, SourceFile
+from hostd.runtime.bundle import INIT_TARGET
+from hostd.runtime.function_spec import IO_TARGET, LIB_TARGET
 
 
 async def digests_of(services: Services, names: Iterable[str]) -> dict[str, Digest]:
@@ -57,6 +60,13 @@ async def known_image(services: Services, ref: str) -> ImageId:
     return ImageId(row.id)
 
 
+def mount_points(services: Services) -> list[SourceEntry]:
+    """What every container has mounted over: made once here, not in each container's own layer."""
+    empty = services.cas.put_bytes(b"")
+    rows: list[SourceEntry] = [(path, None, 0o755, "dir", None) for path in (LIB_TARGET, IO_TARGET)]
+    return [*rows, (INIT_TARGET, empty, 0o755, "file", None)]
+
+
 async def layers_of(
     services: Services, image: ImageId, files: tuple[SourceFile, ...]
 ) -> tuple[ImageId, ...]:
@@ -66,8 +76,8 @@ async def layers_of(
     await services.fs.prepare_image(image)
     if not files:
         return (image,)
+    rows = await asyncio.to_thread(mount_points, services)
     blobs = await digests_of(services, [file.digest for file in files if file.digest is not None])
-    rows = []
     for file in files:
         if file.kind == "file" and file.digest not in blobs:
             raise NotFoundError(

@@ -14,6 +14,8 @@ if __name__ == "__main__":
             "hostd needs Python 3.8 or later in the image, this is %d.%d" % sys.version_info[:2]
         )
     started_ns = time.monotonic_ns()
+    # What this process compiles dies with its container: writing it down would only cost time.
+    sys.dont_write_bytecode = True
     here = __file__[: -len("/boot.py")]
     own = here[: -len("/hostd/runner")]
     if sys.path[0] == here:  # not so under PYTHONSAFEPATH
