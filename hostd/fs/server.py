@@ -89,6 +89,9 @@ class HostdFS(pyfuse3.Operations):
     """Routes requests by inode number to the directories here, FaultFS and TreeFS."""
 
     supports_dot_lookup = False
+    enable_acl = True
+    """The kernel then keeps access lists, which it otherwise asks for at every permission check: a
+    quarter of all requests of an import through an overlay (counted, Linux 6.18)."""
 
     def __init__(self, faults: FaultFS, trees: TreeFS) -> None:
         super().__init__()
