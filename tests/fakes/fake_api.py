@@ -64,11 +64,18 @@ class FakeCall:
         if self.is_over:
             return
         context.call_id, context.input_id = self.id, f"{self.id}:{index}"
+        last: tuple[str, list[bytes]] | None = None
         try:
             for status, fields in self.results(payload):
-                self.api.post(self.answer, index, status, fields)
+                if status == "yield":
+                    self.api.post(self.answer, index, status, fields)
+                else:
+                    last = status, fields
         finally:
             context.call_id = context.input_id = None
+        # Only now: whoever gets the answer may look at the ids of this process at once.
+        if last is not None:
+            self.api.post(self.answer, index, *last)
 
     def results(self, payload: bytes) -> Any:
         try:
