@@ -1,7 +1,10 @@
 #!/bin/sh
-# Runs pytest; a selection that is empty so far (status 5) counts as passed.
+# Runs pytest, unless the selection is empty so far (collecting ends with status 5).
 set -eu
 status=0
-"$@" || status=$?
-[ "$status" = 5 ] || exit "$status"
-echo "no tests of this kind yet"
+"$@" --collect-only >/dev/null 2>&1 || status=$?
+if [ "$status" = 5 ]; then
+    echo "no tests of this kind yet"
+    exit 0
+fi
+exec "$@"
