@@ -63,17 +63,12 @@ class Plain:
         for path in (merged, upper, work):
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True)
-        mount(
-            "overlay",
-            str(merged),
-            "overlay",
-            0,
-            f"lowerdir={self.lower},upperdir={upper},workdir={work}",
-        )
+        options = f"lowerdir={self.lower},upperdir={upper},workdir={work}"
+        mount("overlay", merged, "overlay", flags=0, options=options)
         try:
             return measure(merged, cold)
         finally:
-            unmount(str(merged))
+            unmount(merged)
 
 
 class Served:
