@@ -52,7 +52,15 @@ MASKED_PATHS = (
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 )
-READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+READONLY_PATHS = (
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+    "/sys/fs/cgroup",
+)
+"""The last one because runc leaves the tmpfs above version 1 groups writable."""
 
 NOFILE_SOFT = 65_536
 """Open files a container may have at first: above what servers need, small enough that programs
