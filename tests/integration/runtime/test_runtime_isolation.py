@@ -158,7 +158,7 @@ async def test_kernel_files_are_masked_or_read_only(ward):
         "print([open(p).read(1) for p in masked if os.path.exists(p)])\n"
         "closed = '/proc/sys/kernel/core_pattern', '/proc/sys/vm/swappiness', '/sys/power/state'\n"
         "print(*map(write, closed))\n"
-        "print({write(os.path.join(d, 'x')) for d, _, _ in os.walk('/sys/fs/cgroup')}, sorted(set(os.listdir('/dev')) - {'core'}))"
+        "print('written' in {write(d + '/x') for d, _, _ in os.walk('/sys/fs/cgroup')}, sorted(set(os.listdir('/dev')) - {'core'}))"
     )
     _, sink = await ward.run("python3", "-c", code)
     read_only = str(errno.EROFS)
@@ -167,7 +167,7 @@ async def test_kernel_files_are_masked_or_read_only(ward):
     assert set(eval(sink.text()[0])) == {""}
     assert sink.text()[1].split() == [read_only] * 3
     devices = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero"
-    assert sink.text()[2] == f"{{{read_only}}} {sorted(devices.split())}"
+    assert sink.text()[2] == f"False {sorted(devices.split())}"
 
 
 async def test_device_nodes_cannot_be_made_nor_opened(ward):
